@@ -1,0 +1,1 @@
+"""The resident process and the command line; composes the other packages."""

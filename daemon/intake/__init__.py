@@ -1,0 +1,1 @@
+"""From files in the watched folders to clips in the library."""

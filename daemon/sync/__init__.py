@@ -1,0 +1,1 @@
+"""Publishing, serving and being found."""

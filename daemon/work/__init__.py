@@ -1,0 +1,1 @@
+"""Deciding what to do next, and doing it in child processes."""

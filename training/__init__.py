@@ -1,0 +1,1 @@
+"""Speech and models: recordings to clips, clips to a fine-tuned checkpoint, checkpoints to scores."""
