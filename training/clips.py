@@ -1,0 +1,177 @@
+"""Clips: what a folder of recordings and their texts holds to learn from.
+
+    NAME.wav + NAME.txt                  one clip
+    NAME.wav + NAME.srt or NAME.vtt      one clip a cue
+    metadata.jsonl or metadata.csv       `file_name` and `text`, in the recording's folder or above it
+
+`train/` and `validation/` directly below the folder say what their recordings are for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from idiolect.errors import DatasetError
+from idiolect.whisper import LANGUAGES, MAX_S
+from training.split import Side
+from training.transcripts import Metadata, read_cues, read_metadata, read_text
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".webm"})
+CUE_SUFFIXES = (".srt", ".vtt")
+TEXT_SUFFIXES = (*CUE_SUFFIXES, ".txt")
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+DECLARED_SIDES: dict[str, Side] = {"train": "train", "validation": "held-out"}
+
+OnProblem = Callable[[Path, str], None]
+
+_TEMPORARY_ENDS = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".!sync", "~")
+_CONFLICT = re.compile(r"\.sync-conflict-|\([^)]*conflicted copy[^)]*\)|_conflict-\d{8}|\(sfconflict ", re.IGNORECASE)
+_SERVICE_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found"})
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One example: at most 30 s of a recording and its words. `end_s` None: to the end; `side` None: not declared."""
+
+    path: Path
+    text: str
+    start_s: float = 0.0
+    end_s: float | None = None
+    language: str | None = None
+    side: Side | None = None
+
+
+def is_audio(name: str) -> bool:
+    """Whether a file name is that of a recording."""
+    return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES  # noqa: PTH122
+
+
+def is_ignored(name: str) -> bool:
+    """Whether one part of a path is hidden, or a sync tool's temporary file, conflict copy or service folder."""
+    lower = name.lower()
+    return (
+        lower.startswith((".", "~"))
+        or lower.endswith(_TEMPORARY_ENDS)
+        or lower in _SERVICE_FOLDERS
+        or _CONFLICT.search(lower) is not None
+    )
+
+
+def find_recordings(folder: Path) -> Iterator[Path]:
+    """Every recording below `folder` in the order of names; links to folders are not followed."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_ignored(name))
+        yield from (Path(parent, name) for name in sorted(names) if is_audio(name) and not is_ignored(name))
+
+
+def find_texts(audio: Path, folder: Path) -> list[Path]:
+    """The files that may tell what `audio` says, the one that counts first: cues, NAME.txt, metadata up to `folder`."""
+    beside = [audio.with_suffix(spelling) for suffix in TEXT_SUFFIXES for spelling in (suffix, suffix.upper())]
+    above = [parent for parent in audio.parents if parent.is_relative_to(folder)]
+    return [path for path in (*beside, *(at / name for at in above for name in METADATA_NAMES)) if path.is_file()]
+
+
+def declared_side(audio: Path, folder: Path) -> Side | None:
+    """The side that the folder directly below `folder` gives to `audio`."""
+    parts = audio.relative_to(folder).parts
+    return DECLARED_SIDES.get(parts[0].lower()) if len(parts) > 1 else None
+
+
+def clips_of(audio: Path, texts: list[Path], folder: Path, on_problem: OnProblem | None = None) -> list[Clip]:
+    """The clips of one recording by its `find_texts`; none while its text has not come.
+
+    Raises DatasetError where the text cannot be used. A single cue that cannot be used is told to `on_problem`
+    and left out; without `on_problem` it raises as well.
+    """
+    side = declared_side(audio, folder)
+    for path in texts:
+        if path.suffix.lower() in CUE_SUFFIXES:
+            return _cue_clips(audio, path, side, on_problem)
+        if path.suffix.lower() == ".txt":
+            return [Clip(audio, read_text(path), side=side)]
+        row = _metadata(path).find(PurePosixPath(audio.relative_to(path.parent).as_posix()))
+        if row is not None:
+            if not row.text:
+                raise DatasetError(f"{path}: the text of {audio.name} is empty", "write what is said in the recording")
+            return [Clip(audio, row.text, language=_language(path, row.language), side=side)]
+    return []
+
+
+def read_folder(folder: Path, on_problem: OnProblem | None = None) -> list[Clip]:
+    """Every clip of a dataset, in the order of names. The audio itself is not opened.
+
+    `on_problem(path, reason)` is told of each recording or cue that cannot be used or has no text, and the rest
+    goes on; without it the first text that cannot be used raises DatasetError. Raises DatasetError when the
+    folder is missing or holds no recording with its text.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: there is no such folder", "name a folder with recordings and their texts")
+    clips: list[Clip] = []
+    silent = 0
+    for audio in find_recordings(folder):
+        texts = find_texts(audio, folder)
+        try:
+            found = clips_of(audio, texts, folder, on_problem)
+        except DatasetError as error:
+            if on_problem is None:
+                raise
+            on_problem(audio, error.message)
+            continue
+        if not found:
+            silent += 1
+            if on_problem is not None:
+                on_problem(audio, missing_text(audio, texts))
+        clips += found
+    if not clips:
+        raise DatasetError(
+            f"{folder}: no recording with its text ({silent} without)",
+            "put NAME.txt beside NAME.wav, or a metadata.jsonl with file_name and text",
+        )
+    return clips
+
+
+def missing_text(audio: Path, texts: list[Path]) -> str:
+    """What to say of a recording for which `texts` hold no words."""
+    reason = f"no text yet: put {audio.stem}.txt beside it"
+    problems = [problem for path in texts if path.name in METADATA_NAMES for problem in _metadata(path).problems]
+    return f"{reason} ({problems[0]})" if problems else reason
+
+
+def _cue_clips(audio: Path, path: Path, side: Side | None, on_problem: OnProblem | None) -> list[Clip]:
+    clips = []
+    for cue in read_cues(path):
+        if 0 < cue.end_s - cue.start_s <= MAX_S:
+            clips.append(Clip(audio, cue.text, cue.start_s, cue.end_s, side=side))
+            continue
+        reason = (
+            f"{path.name}: the cue at {cue.start_s:.1f} s lasts {cue.end_s - cue.start_s:.1f} s (0 to 30 s can be used)"
+        )
+        if on_problem is None:
+            raise DatasetError(f"{audio}: {reason}")
+        on_problem(audio, reason)
+    return clips
+
+
+def _language(path: Path, written: str | None) -> str | None:
+    if written is None or written.lower() in LANGUAGES:
+        return written and written.lower()
+    raise DatasetError(f"{path}: {written!r} is no language of Whisper", 'a code such as "en", "he", "de"')
+
+
+def _metadata(path: Path) -> Metadata:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    return _cached_metadata(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _cached_metadata(path: Path, size_bytes: int, mtime_ns: int) -> Metadata:
+    """A table names thousands of recordings, each asked for alone: parse it once until it changes."""
+    return read_metadata(path)

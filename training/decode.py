@@ -1,0 +1,177 @@
+"""A Hugging Face Whisper checkpoint as a Transcriber: batched greedy decoding at the clip's true length."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from idiolect.errors import CheckpointError, UsageError, require
+from idiolect.transcriber import DecodingOptions, Transcription
+from idiolect.whisper import MAX_POSITIONS, RATE_HZ, audio_context, special_tokens
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    from idiolect.transcriber import Pcm
+
+BATCH_CLIPS = 32
+SPREAD_POSITIONS = 16  # clips of one batch differ by at most 0.32 s, so that "dynamic" stays what FUTO does
+MAX_NEW_TOKENS = 220  # WhisperKit's and FUTO's order of magnitude; a loop ends here
+
+
+def load_model(folder: Path) -> tuple[WhisperForConditionalGeneration, Any]:
+    """The float32 model and its tokenizer from a local folder; nothing is downloaded.
+
+    Raises CheckpointError with the folder's name when it is damaged or of another kind.
+    """
+    require("torch", "train")
+    require("transformers", "train")
+    import torch
+    from transformers import WhisperForConditionalGeneration, WhisperTokenizerFast
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = WhisperForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
+        )
+        tokenizer = WhisperTokenizerFast.from_pretrained(folder, local_files_only=True)
+        special_tokens(model.config.vocab_size)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"cannot load {folder}: {reason}", "copy or download the model again") from error
+    return model, tokenizer
+
+
+def encode(model: WhisperForConditionalGeneration, features: torch.Tensor) -> torch.Tensor:
+    """Encoder hidden states (B, positions, d_model) for (B, n_mels, 2 * positions) features of any length up to 30 s.
+
+    transformers' own encoder insists on 3000 frames; this one uses the first `positions` rows of its position table.
+    """
+    from torch.nn.functional import gelu
+
+    encoder = model.model.encoder
+    hidden = gelu(encoder.conv1(features))
+    hidden = gelu(encoder.conv2(hidden)).transpose(1, 2)
+    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+    for layer in encoder.layers:
+        hidden = layer(hidden, None, None)[0]
+    return encoder.layer_norm(hidden)  # type: ignore[no-any-return]
+
+
+class CheckpointTranscriber:
+    """See idiolect.transcriber.Transcriber."""
+
+    def __init__(self, folder: Path, name: str = "", threads: int = 0) -> None:
+        require("torch", "train")
+        import torch
+
+        from training.features import LogMel
+
+        if threads:
+            torch.set_num_threads(threads)
+        model, tokenizer = load_model(folder)
+        self.name = name or folder.name
+        self.runtime = f"torch {torch.__version__.split('+')[0]}"
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = model.eval().to(self._device)
+        self._tokenizer = tokenizer
+        self._special = special_tokens(model.config.vocab_size)
+        self._log_mel = LogMel(model.config.num_mel_bins)
+
+    def transcribe(self, pcm: Pcm, options: DecodingOptions = DecodingOptions()) -> Transcription:
+        """One clip of at most 30 s."""
+        return next(iter(self.transcribe_many([pcm], options)))
+
+    def transcribe_many(
+        self, clips: Sequence[Pcm], options: DecodingOptions = DecodingOptions()
+    ) -> Iterator[Transcription]:
+        """Clips in batches of similar length, answered in their order once all of them are decoded."""
+        contexts = [
+            MAX_POSITIONS if options.audio_context == "full" else audio_context(len(pcm)) for pcm in clips
+        ]
+        answers: dict[int, Transcription] = {}
+        for batch in _similar(contexts):
+            started = time.perf_counter()
+            texts = self._decode([clips[i] for i in batch], max(contexts[i] for i in batch), options)
+            compute_s = (time.perf_counter() - started) / len(batch)
+            for index, text in zip(batch, texts, strict=True):
+                answers[index] = Transcription(text, len(clips[index]) / RATE_HZ, compute_s)
+        return (answers[i] for i in range(len(clips)))
+
+    def peak_memory_bytes(self) -> int:
+        """Peak resident memory of this process."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._model
+
+    def _decode(self, clips: Sequence[Pcm], positions: int, options: DecodingOptions) -> list[str]:
+        import torch
+
+        from training.features import stack
+
+        try:
+            prompt = self._special.prompt(options.language, timestamps=options.timestamps)
+        except KeyError:
+            raise UsageError(f"Whisper has no language {options.language!r}", "use a code like en, de, he") from None
+        with torch.inference_mode():
+            features = stack([self._log_mel(pcm) for pcm in clips], positions).to(self._device)
+            tokens = greedy(self._model, encode(self._model, features), prompt, self._special.eot, options.timestamps)
+        return [self._tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
+
+
+def greedy(
+    model: WhisperForConditionalGeneration,
+    hidden: torch.Tensor,
+    prompt: Sequence[int],
+    eot: int,
+    timestamps: bool = False,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> list[list[int]]:
+    """Token ids after the prompt, without end-of-text, for encoder states (B, positions, d_model).
+
+    Special tokens are suppressed, and timestamps unless asked for, as FUTO's and whisper.cpp's decoders do.
+    """
+    import torch
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    special = special_tokens(model.config.vocab_size)
+    batch = hidden.shape[0]
+    tokens = torch.tensor([prompt] * batch, device=hidden.device)
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    done = torch.zeros(batch, dtype=torch.bool, device=hidden.device)
+    found = tokens[:, :0]
+    for _ in range(min(max_new_tokens, model.config.max_target_positions - len(prompt))):
+        out = model.model.decoder(
+            input_ids=tokens, encoder_hidden_states=hidden, past_key_values=cache, use_cache=True
+        ).last_hidden_state[:, -1]
+        logits = model.proj_out(out)
+        logits[:, eot + 1 : special.timestamp_begin] = -torch.inf
+        if not timestamps:
+            logits[:, special.timestamp_begin :] = -torch.inf
+        tokens = logits.argmax(-1, keepdim=True).masked_fill(done[:, None], eot)
+        done |= tokens[:, 0] == eot
+        if done.all():
+            break
+        found = torch.cat([found, tokens], 1)
+    return [[t for t in row if t < eot] for row in found.tolist()]
+
+
+def _similar(contexts: Sequence[int]) -> list[list[int]]:
+    """Indices grouped so that a batch's contexts differ by at most SPREAD_POSITIONS."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(contexts)), key=lambda i: contexts[i]):
+        if batches and len(batches[-1]) < BATCH_CLIPS and contexts[index] - contexts[batches[-1][0]] <= SPREAD_POSITIONS:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
