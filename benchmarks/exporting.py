@@ -1,0 +1,109 @@
+"""Export of a real-size Whisper tiny in a fresh process: time and memory beside their limits.
+
+`python -m benchmarks.exporting [QUANTIZATION …]`; exit status 1 when a limit is missed. The weights are random (size
+and speed do not depend on them), stored as float32 like OpenAI's, so every one is also rounded to float16.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from exporters.layout import Dims, Tensor, tensors
+
+TINY = Dims(51_865, 1500, 384, 6, 4, 448, 384, 6, 4, 80)
+LIMIT_WALL_S = 1.5
+LIMIT_PEAK_MB = 120
+RUNS = 3
+_TOKENIZER_FILES = ("added_tokens.json", "merges.txt", "special_tokens_map.json", "tokenizer.json", "vocab.json")
+_CHILD = """
+import sys
+from pathlib import Path
+from exporters import export_file
+export_file(Path(sys.argv[1]), "ggml", sys.argv[2], Path(sys.argv[3]))
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+def main() -> int:
+    """Print one line for each quantization: the quickest of three fresh processes, the largest peak."""
+    within = True
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "tiny"
+        make_checkpoint(folder, TINY)
+        print(f"whisper-tiny, random float32 weights: {(folder / 'model.safetensors').stat().st_size / 1e6:.0f} MB")
+        print(f"       {'file':>9} {'wall':>6} {'CPU':>6}  peak RSS   limits: {LIMIT_WALL_S} s, {LIMIT_PEAK_MB} MB")
+        for quantization in sys.argv[1:] or ["q4_0"]:
+            outfile = Path(temporary) / f"{quantization}.bin"
+            runs = [_measure(folder, quantization, outfile) for _ in range(RUNS)]
+            wall_s, cpu_s = min(run[0] for run in runs), min(run[1] for run in runs)
+            peak_mb, size_mb = max(run[2] for run in runs), outfile.stat().st_size / 1e6
+            kept = wall_s < LIMIT_WALL_S and peak_mb < LIMIT_PEAK_MB
+            within = within and kept
+            figures = f"{size_mb:6.1f} MB {wall_s:4.2f} s {cpu_s:4.2f} s {peak_mb:6.0f} MB"
+            print(f"{quantization:6} {figures}   {'kept' if kept else 'MISSED'}")
+    return 0 if within else 1
+
+
+def make_checkpoint(folder: Path, dims: Dims, tokenizer: Path | None = None) -> None:
+    """A Hugging Face Whisper folder of random float32 weights; its tokenizer files from nano or `tokenizer`."""
+    if tokenizer is None:
+        from training.base_models import resolve
+
+        tokenizer = resolve("nano", folder.parent / "cache")
+    folder.mkdir(parents=True)
+    for name in _TOKENIZER_FILES:
+        shutil.copy(tokenizer / name, folder / name)
+    config = {
+        "model_type": "whisper",
+        "d_model": dims.n_audio_state,
+        "vocab_size": dims.n_vocab,
+        "num_mel_bins": dims.n_mels,
+        "encoder_layers": dims.n_audio_layer,
+        "decoder_layers": dims.n_text_layer,
+        "encoder_attention_heads": dims.n_audio_head,
+        "decoder_attention_heads": dims.n_text_head,
+        "encoder_ffn_dim": 4 * dims.n_audio_state,
+        "decoder_ffn_dim": 4 * dims.n_text_state,
+        "max_source_positions": dims.n_audio_ctx,
+        "max_target_positions": dims.n_text_ctx,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    write_random(folder / "model.safetensors", tensors(dims))
+
+
+def write_random(path: Path, planned: list[Tensor]) -> None:
+    """A safetensors file of these tensors: normal weights of standard deviation 0.02."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    header, end = {}, 0
+    for tensor in planned:
+        start, end = end, end + 4 * tensor.elements
+        header[f"model.{tensor.source}"] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in planned:
+            file.write((random.standard_normal(tensor.elements, np.float32) * np.float32(0.02)).tobytes())
+
+
+def _measure(folder: Path, quantization: str, outfile: Path) -> tuple[float, float, float]:
+    """Wall and CPU seconds of a whole process, interpreter start and file sync included, and its peak RSS in MB."""
+    before, started = os.times(), time.perf_counter()
+    command = [sys.executable, "-c", _CHILD, str(folder), quantization, str(outfile)]
+    peak_kib = int(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    wall_s, after = time.perf_counter() - started, os.times()
+    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+    return wall_s, cpu_s, peak_kib * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())

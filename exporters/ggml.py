@@ -1,0 +1,101 @@
+"""A checkpoint as whisper.cpp's model file, the one FUTO Keyboard reads too; straight from safetensors, in numpy.
+
+The header's special-token ids are not written anywhere: every reader computes them from the vocabulary size.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from exporters.checkpoint import Checkpoint, open_checkpoint
+from exporters.layout import F16, F32, MAGIC, MEL_BINS, QUANTIZATIONS, Quantization, Tensor, check_fits, tensors
+from exporters.readers import check_ggml_stream
+from idiolect.child import Reporter
+from idiolect.errors import CheckpointError, ExportError, UsageError
+from idiolect.files import free_bytes, replacing
+from idiolect.whisper import mel_filterbank
+
+if TYPE_CHECKING:
+    from exporters.weights import StoredTensor
+
+
+def write(checkpoint: Path, quantization: str, outfile: Path, reporter: Reporter) -> None:
+    """Write `outfile` (f16, q4_0, q4_1, q5_0, q5_1 or q8_0) whole or not at all; about 45 MB of memory, any model size.
+
+    Before a byte is written: UsageError (unknown quantization), CheckpointError (a model nobody can use, or one that
+    does not fit the quantization). Whenever it fails, what was there before stays: ExportError (disk full or not
+    writable), CheckpointError (weights that are not numbers), ArtifactError (the reader refuses the file), JobStopped.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise UsageError(f"ggml has no quantization {quantization!r}", f"choose one of {', '.join(QUANTIZATIONS)}")
+    stored_as = QUANTIZATIONS[quantization]
+    model = open_checkpoint(checkpoint)
+    if reason := check_fits(model.dims, stored_as):
+        raise CheckpointError(f"{checkpoint}: {reason}", "choose f16")
+    size_bytes = _size_bytes(model, stored_as)
+    try:
+        outfile.parent.mkdir(parents=True, exist_ok=True)
+        if size_bytes > (free := free_bytes(outfile.parent)):
+            raise ExportError(
+                f"{outfile} needs {size_bytes / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free", "free some space"
+            )
+        with replacing(outfile) as file:
+            file.write(_header(model, stored_as))
+            _write_tensors(file, model, stored_as, size_bytes, reporter)
+            check_ggml_stream(file, outfile.name)
+    except OSError as error:
+        raise ExportError(f"could not write {outfile}: {error.strerror}", "nothing was left behind") from error
+
+
+def _size_bytes(model: Checkpoint, stored_as: Quantization) -> int:
+    sizes = (
+        len(_tensor_header(tensor, stored_as)) + tensor.stored_as(stored_as).size_bytes(tensor.elements)
+        for tensor in tensors(model.dims)
+    )
+    return len(_header(model, stored_as)) + sum(sizes)
+
+
+def _header(model: Checkpoint, stored_as: Quantization) -> bytes:
+    dims = model.dims
+    filters = [weight for row in mel_filterbank(dims.n_mels) for weight in row]
+    return b"".join(
+        [
+            MAGIC,
+            struct.pack("<11i", *vars(dims).values(), stored_as.header_ftype),
+            struct.pack(f"<2i{len(filters)}f", dims.n_mels, MEL_BINS, *filters),
+            struct.pack("<i", len(model.tokens)),
+            *(struct.pack("<i", len(token)) + token for token in model.tokens),
+        ]
+    )
+
+
+def _tensor_header(tensor: Tensor, stored_as: Quantization) -> bytes:
+    name, dims = tensor.name.encode(), tensor.file_dims
+    type_code = tensor.stored_as(stored_as).type_code
+    return struct.pack(f"<{3 + len(dims)}i", len(dims), len(name), type_code, *dims) + name
+
+
+def _write_tensors(
+    file: IO[bytes], model: Checkpoint, stored_as: Quantization, size_bytes: int, reporter: Reporter
+) -> None:
+    for tensor in tensors(model.dims):
+        reporter.check_stop()
+        file.write(_tensor_header(tensor, stored_as))
+        for data in _data(model.tensors[tensor.source], tensor.stored_as(stored_as)):
+            file.write(data)
+        reporter.progress(file.tell(), size_bytes, "bytes")
+
+
+def _data(weights: StoredTensor, stored_as: Quantization) -> Iterator[memoryview]:
+    from exporters.blocks import quantize
+
+    for values in weights.chunks():
+        if stored_as is F32:
+            yield values.data
+        elif stored_as is F16:
+            yield values.astype("<f2").data
+        else:
+            yield quantize(values, stored_as.name).data

@@ -1,0 +1,65 @@
+"""From a checkpoint and a profile to a folder with one file in it."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import device_profiles
+from exporters import FORMATS, export, export_file
+from exporters.layout import QUANTIZATIONS
+from exporters.readers import check_ggml
+from idiolect.errors import CheckpointError, UsageError
+from tests.exporters.helpers import make_checkpoint
+
+
+def test_profiles_and_exporters_know_the_same_formats() -> None:
+    assert set(FORMATS) == set(device_profiles.FORMATS)
+    assert set(QUANTIZATIONS) == set(device_profiles.FORMATS["ggml"])
+
+
+def test_export_writes_the_profiles_file(small: Path, tmp_path: Path) -> None:
+    profile = device_profiles.load(overrides={"android-futo": {"tier": "nano"}})["android-futo"]
+    done = export(small, profile, tmp_path / "out")
+    path = tmp_path / "out" / "idiolect-nano-q4_0.bin"
+    assert list((tmp_path / "out").iterdir()) == [path]
+    assert (done.profile, done.format, done.quantization, done.folder) == ("android-futo", "ggml", "q4_0", path.parent)
+    (file,) = done.files
+    assert (file.path, file.size_bytes, file.magic) == (path.name, path.stat().st_size, "6c6d6767")
+    assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert check_ggml(path).quantization == "q4_0"
+
+
+def test_a_failed_export_keeps_the_folder_that_was_there(small: Path, tmp_path: Path) -> None:
+    profile = device_profiles.load()["desktop-whispercpp"]
+    export(small, profile, tmp_path / "out")
+    before = (tmp_path / "out" / "idiolect-small-q5_0.bin").read_bytes()
+    broken = make_checkpoint(tmp_path / "broken", d_model=40)
+    with pytest.raises(CheckpointError):
+        export(broken, profile, tmp_path / "out")
+    assert (tmp_path / "out" / "idiolect-small-q5_0.bin").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "out"]
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(small: Path, small_file: Path, tmp_path: Path) -> None:
+    export_file(small, "ggml", "q4_0", tmp_path / "again.bin")
+    assert (tmp_path / "again.bin").read_bytes() == small_file.read_bytes()
+
+
+def test_an_unknown_format_lists_what_exists(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no exporter for the format 'gguf'") as caught:
+        export_file(small, "gguf", "q4_0", tmp_path / "m.gguf")
+    assert caught.value.hint == "choose one of ggml"
+
+
+def test_light_modules_stay_light() -> None:
+    """The resident process may look into an artifact without numpy."""
+    code = (
+        "import sys, exporters, exporters.checkpoint, exporters.readers, exporters.runtimes, exporters.ggml;"
+        "sys.exit(str({'numpy', 'torch', 'transformers', 'safetensors', 'pywhispercpp'} & set(sys.modules) or ''))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True).stderr.strip() == ""
