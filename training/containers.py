@@ -106,7 +106,7 @@ def _mp3(file: BinaryIO, head: bytes) -> int | None:
     """The end of the stream by its Xing/Info tag, which counts bytes from the frame that holds it."""
     start = 0
     if head[:3] == b"ID3":
-        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
     file.seek(start)
     data = file.read(_MP3_SCAN_BYTES)
     frame = data.find(b"\xff")

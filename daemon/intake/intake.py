@@ -1,0 +1,199 @@
+"""Watched folders to library: every recording that settled is read once, and again when it or its text changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from daemon.intake.library import Known, Library
+from daemon.intake.reader import Reader
+from daemon.intake.reading import Reading, Request
+from daemon.intake.scan import Listing, Settling, Stamp, is_usable_name, scan
+from daemon.intake.watcher import Watcher
+from idiolect.errors import JobError
+
+POLL_S = 5.0
+"""How often to look where no events come: on network mounts, and for a folder that is missing."""
+_MIN_SPACING_S = 0.2
+_REST_FACTOR = 10  # listing a large folder is followed by so many times its length of rest while files arrive …
+_POLL_REST_FACTOR = 100  # … and by so many when nothing tells of changes: 1 % of one core
+
+
+class Intake:
+    """Keeps the library in step with `folders`; the only one that writes recordings to it.
+
+    A recording is read when it and its text stood still for `settle_s`. Folders are looked through whenever the
+    system tells of a change, every `rescan_s` besides, and every few seconds where it cannot tell (`polling`: never
+    ask it). `on_change` is called after each change of the library, and when `busy` ends.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        folders: Sequence[Path],
+        settle_s: float,
+        rescan_s: float,
+        polling: bool = False,
+        reader: Reader | None = None,
+    ) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        self._library = library
+        self._folders = tuple(Path(os.path.abspath(folder)) for folder in folders)  # noqa: PTH100  links stay as named
+        self._settle_s = settle_s
+        self._rescan_s = rescan_s
+        self._polling = polling
+        self._reader = reader or Reader()
+        self._settling = Settling(settle_s)
+        self._turn = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self._retrying: set[str] = set()
+        self._busy = False
+        self._list_s = 0.0
+        self._problems: tuple[str, ...] = ()
+        self._watch_problems: tuple[str, ...] = ()
+
+    @property
+    def busy(self) -> bool:
+        """Whether recordings are settling or being read."""
+        return self._busy
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What keeps recordings from being seen now: folders that are missing or closed, no reader, no events."""
+        return self._problems + self._watch_problems
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        loop = asyncio.get_running_loop()
+        watchers = [
+            Watcher(folder, lambda: loop.call_soon_threadsafe(self._woken.set), self._polling)
+            for folder in self._folders
+        ]
+        full_look_at_s = 0.0
+        try:
+            while True:
+                told = [watcher.check() for watcher in watchers]  # before the look: a later change wakes us
+                self._watch_problems = tuple(watcher.problem for watcher in watchers if watcher.problem)
+                self._woken.clear()
+                full = time.monotonic() >= full_look_at_s
+                if full:
+                    full_look_at_s = time.monotonic() + self._rescan_s
+                await self._look(retry=full)
+                await self._wait(all(told), full_look_at_s - time.monotonic())
+        finally:
+            for watcher in watchers:
+                watcher.stop()
+            await self._reader.close()
+
+    async def rescan(self) -> None:
+        """Look through the folders now and read what has settled; works without `run` too, then `close` after it."""
+        if await self._look(retry=True):
+            await asyncio.sleep(self._settle_s)
+            await self._look()
+
+    async def close(self) -> None:
+        """End the worker; `run` does it by itself."""
+        await self._reader.close()
+
+    async def _wait(self, told: bool, at_most_s: float) -> None:
+        """Until the next look: soon while something settles, else when woken or when it is time."""
+        spacing_s = max(_MIN_SPACING_S, self._list_s * _REST_FACTOR)
+        if self._busy:
+            await asyncio.sleep(max(self._settle_s, spacing_s))
+            return
+        if not told or self._problems:
+            at_most_s = min(at_most_s, max(POLL_S, self._list_s * _POLL_REST_FACTOR))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), max(at_most_s, spacing_s))
+            await asyncio.sleep(spacing_s)  # one look for a burst of events
+
+    async def _look(self, retry: bool = False) -> int:
+        """One look through all folders; how many recordings have yet to settle.
+
+        With `retry`, recordings whose trouble may have passed by itself are read again. What hinders every
+        recording (no worker, a full disk) becomes a warning, and the next look tries again.
+        """
+        async with self._turn:
+            try:
+                settling = await self._look_through(retry)
+            except (JobError, sqlite3.Error) as error:
+                self._problems += (f"recordings cannot be taken in now: {error}",)
+                settling = 0
+            self._set_busy(settling > 0)
+            return settling
+
+    async def _look_through(self, retry: bool) -> int:
+        found, listings = await self._list()
+        known = self._library.known()
+        if retry:
+            self._retrying |= {path for path, last in known.items() if last.retry}
+        self._note_absence(found, listings, known)
+        changed = {
+            path: stamp
+            for path, (_, stamp) in found.items()
+            if path not in known or known[path].stamp != stamp or path in self._retrying
+        }
+        settled = self._settling.settled(changed, time.monotonic())
+        self._set_busy(bool(changed))
+        for path in settled:
+            await self._read(path, *found[path], known.get(path))
+        return len(changed) - len(settled)
+
+    def _set_busy(self, busy: bool) -> None:
+        was_busy, self._busy = self._busy, busy
+        if was_busy and not busy:
+            self.on_change()
+
+    async def _list(self) -> tuple[dict[str, tuple[Path | None, Stamp]], list[Listing]]:
+        """What is there: by path, the watched folder (None where the name cannot be used) and the stamp."""
+        found: dict[str, tuple[Path | None, Stamp]] = {}
+        listings = []
+        began_s = time.monotonic()
+        for folder in self._folders:
+            listing = await asyncio.to_thread(scan, folder)
+            listings.append(listing)
+            for path, stamp in listing.recordings.items():
+                if is_usable_name(path):
+                    found.setdefault(path, (folder, stamp))
+                else:
+                    found.setdefault(os.fsencode(path).decode(errors="backslashreplace"), (None, stamp))
+        self._list_s = time.monotonic() - began_s
+        closed = {at: why for listing in listings for at, why in listing.unreadable.items()}
+        self._problems = tuple(f"{at}: cannot be looked into: {why}" for at, why in closed.items())
+        return found, listings
+
+    def _note_absence(
+        self, found: Mapping[str, tuple[Path | None, Stamp]], listings: Sequence[Listing], known: Mapping[str, Known]
+    ) -> None:
+        """Recordings that left, and those that came back as they were. What cannot be seen has not left."""
+        left = [path for path, last in known.items() if not last.gone and path not in found]
+        left = [path for path in left if not any(listing.hides(path) for listing in listings)]
+        back = [path for path, last in known.items() if last.gone and path in found and found[path][1] == last.stamp]
+        if left or back:
+            self._library.set_gone(left, gone=True)
+            self._library.set_gone(back, gone=False)
+            self.on_change()
+
+    async def _read(self, path: str, folder: Path | None, stamp: Stamp, last: Known | None) -> None:
+        if folder is None:
+            reading = Reading(state="rejected", reason="its name is not valid UTF-8: rename it")
+        else:
+            heard = last if last is not None and last.stamp.same_audio(stamp) and not last.retry else None
+            reading = await self._reader.read(
+                Request(
+                    path=Path(path),
+                    folder=folder,
+                    pcm_sha256=heard.pcm_sha256 if heard else None,
+                    duration_s=heard.duration_s if heard else None,
+                )
+            )
+        self._retrying.discard(path)
+        if reading.retry and not os.path.lexists(path):  # it left while it was read: the next look will tell
+            return
+        self._library.record(path, stamp, reading)
+        self.on_change()

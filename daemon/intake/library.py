@@ -1,0 +1,301 @@
+"""What idiolect knows of recordings and runs: SQLite, one process and one thread at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from daemon.intake.reading import ReadClip, Reading
+from daemon.intake.scan import Stamp
+from daemon.intake.schema import migrate
+from daemon.work.spec import JobClip
+from idiolect.errors import UsageError
+from training import split
+
+RecordingState = Literal["ready", "waiting", "rejected", "duplicate"]
+RunState = Literal["running", "interrupted", "failed", "kept", "published"]
+
+
+@dataclass(frozen=True)
+class RecordingCounts:
+    """Recordings by state. `ready_s` and `clips` count every sound once; `duplicate` are copies of ready ones."""
+
+    ready: int
+    waiting: int
+    rejected: int
+    ready_s: float
+    clips: int
+    duplicate: int = 0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recording; `reason` tells why it is not ready, or what of it was left out."""
+
+    path: Path
+    state: RecordingState
+    reason: str
+    duration_s: float | None
+
+
+@dataclass(frozen=True)
+class NewSpeech:
+    """Ready clips a tier's newest useful run did not have, and how much audio (train and select) that run had."""
+
+    clips: int
+    duration_s: float
+    trained_s: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass of the job for one tier; times in UTC."""
+
+    id: str
+    tier: str
+    base: str
+    state: RunState
+    reason: str
+    release_id: str | None
+    created: datetime
+    finished: datetime | None
+    summary: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the library remembers of a recording's last reading."""
+
+    stamp: Stamp
+    gone: bool
+    retry: bool
+    pcm_sha256: str | None
+    duration_s: float | None
+
+
+class Library:
+    """The database file `db`, made private when it is new. Raises UsageError where it cannot be used."""
+
+    def __init__(self, db: Path) -> None:
+        db.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(db, os.O_RDWR | os.O_CREAT, 0o600))
+        self._db = sqlite3.connect(db, isolation_level=None)
+        self._db.row_factory = sqlite3.Row
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            migrate(self._db, str(db))
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise UsageError(
+                f"{db} cannot be used: {error}", "move it away; recordings are read again, the list of runs is lost"
+            ) from error
+        except UsageError:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def counts(self) -> RecordingCounts:
+        """How many recordings there are, and how much speech is ready."""
+        by_state = {state: 0 for state in ("ready", "waiting", "rejected", "duplicate")}
+        for recording in self.recordings():
+            by_state[recording.state] += 1
+        row = self._one("SELECT count(*) AS clips, total(duration_s) AS ready_s FROM ready_clips")
+        return RecordingCounts(**by_state, ready_s=row["ready_s"], clips=row["clips"])
+
+    def recordings(self, state: RecordingState | None = None) -> list[Recording]:
+        """All recordings that are there, or those in one state, in the order of paths.
+
+        "duplicate" is a recording whose every sound another one also holds.
+        """
+        speaker = {row["pcm_sha256"]: row["path"] for row in self._db.execute("SELECT * FROM ready_clips")}
+        speaking = set(speaker.values())
+        found = []
+        for row in self._db.execute("SELECT * FROM files WHERE NOT gone ORDER BY path"):
+            kind, reason = row["state"], row["reason"]
+            if kind == "ready" and row["path"] not in speaking:
+                first = self._one("SELECT pcm_sha256 FROM file_clips WHERE path = ?", row["path"])
+                kind, reason = "duplicate", f"the same sound as {speaker[first['pcm_sha256']]}, counted once"
+            if state in {None, kind}:
+                found.append(Recording(Path(row["path"]), kind, reason, row["duration_s"]))
+        return found
+
+    def ready_clips(self, language: str = "en") -> tuple[JobClip, ...]:
+        """What a run may use now, every sound once; `language` for clips that name none."""
+        rows = self._db.execute("SELECT * FROM ready_clips ORDER BY path, start_s")
+        return tuple(JobClip(**{**row, "language": row["language"] or language}) for row in map(dict, rows))
+
+    def last_arrival(self) -> float | None:
+        """When, in Unix seconds, the newest ready recording or edited text was read."""
+        found: float | None = self._one("SELECT max(read_at) AS at FROM files WHERE state = 'ready' AND NOT gone")["at"]
+        return found
+
+    def known(self) -> dict[str, Known]:
+        """Every recording ever read, by absolute path."""
+        return {
+            row["path"]: Known(
+                Stamp(row["size_bytes"], row["mtime_ns"], row["texts"]),
+                bool(row["gone"]),
+                bool(row["retry"]),
+                row["pcm_sha256"],
+                row["duration_s"],
+            )
+            for row in self._db.execute("SELECT * FROM files")
+        }
+
+    def record(self, path: str, stamp: Stamp, reading: Reading) -> None:
+        """Remember what was read from a recording as it stood at `stamp`. A new sound is given its side here."""
+        values = {**vars(stamp), **reading.model_dump(exclude={"clips"}), "path": path, "read_at": time.time()}
+        with self._transaction():
+            self._db.execute("DELETE FROM files WHERE path = ?", (path,))  # and with it what it held
+            self._db.execute(
+                "INSERT INTO files (path, size_bytes, mtime_ns, texts, state, reason, duration_s, pcm_sha256, retry, "
+                "read_at) VALUES (:path, :size_bytes, :mtime_ns, :texts, :state, :reason, :duration_s, :pcm_sha256, "
+                ":retry, :read_at)",
+                values,
+            )
+            for clip in reading.clips:
+                self._record_clip(path, clip)
+
+    def set_gone(self, paths: Sequence[str], gone: bool) -> None:
+        """Recordings that left the folder, or came back unchanged. Their sounds keep their sides."""
+        with self._transaction():
+            self._db.executemany("UPDATE files SET gone = ? WHERE path = ?", [(gone, path) for path in paths])
+
+    def new_since(self, tier: str) -> NewSpeech:
+        """Ready clips, by sound and text, that the tier's newest published or kept run did not have."""
+        run = self._one(
+            "SELECT max(number) AS number FROM runs WHERE tier = ? AND state IN ('published', 'kept')", tier
+        )["number"]
+        new = self._one(
+            "SELECT count(*) AS clips, total(duration_s) AS duration_s FROM ready_clips WHERE NOT EXISTS ("
+            "SELECT 1 FROM run_clips AS had WHERE had.run = ? AND had.pcm_sha256 = ready_clips.pcm_sha256"
+            " AND had.text = ready_clips.text)",
+            run,
+        )
+        trained = self._one(
+            "SELECT total(duration_s) AS duration_s FROM run_clips WHERE run = ? AND side != 'held-out'", run
+        )
+        return NewSpeech(new["clips"], new["duration_s"], trained["duration_s"])
+
+    def create_run(self, tier: str, base: str, clips: Sequence[JobClip]) -> str:
+        """A new run in state "running" over `clips`; its id, as in "run-0001"."""
+        with self._transaction():
+            cursor = self._db.execute(
+                "INSERT INTO runs (tier, base, state, created_at) VALUES (?, ?, 'running', ?)",
+                (tier, base, time.time()),
+            )
+            number = cursor.lastrowid
+            self._db.executemany(
+                "INSERT OR REPLACE INTO run_clips VALUES (?, ?, ?, ?, ?)",
+                [(number, clip.pcm_sha256, clip.text, clip.side, clip.duration_s) for clip in clips],
+            )
+        return f"run-{number:04d}"
+
+    def update_run(
+        self,
+        run_id: str,
+        *,
+        state: RunState | None = None,
+        reason: str | None = None,
+        release_id: str | None = None,
+        summary: dict[str, Any] | None = None,
+    ) -> None:
+        """Change what is given of a run. "failed", "kept" and "published" finish it. UsageError for an unknown id."""
+        number = self._number(run_id)
+        changes: dict[str, Any] = {"reason": reason, "release_id": release_id, "state": state}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if state is not None:
+            changes["finished_at"] = None if state in {"running", "interrupted"} else time.time()
+        if summary is not None:
+            changes["summary"] = json.dumps(summary, ensure_ascii=False)
+        with self._transaction():
+            for name, value in changes.items():
+                self._db.execute(f"UPDATE runs SET {name} = ? WHERE number = ?", (value, number))
+
+    def runs(self) -> list[Run]:
+        """All runs, newest first."""
+        return [_run(row) for row in self._db.execute("SELECT * FROM runs ORDER BY number DESC")]
+
+    def run(self, run_id: str) -> Run:
+        """One run. UsageError for an unknown id."""
+        return _run(self._one("SELECT * FROM runs WHERE number = ?", self._number(run_id)))
+
+    def trained_on(self, run_id: str) -> frozenset[str]:
+        """Digests of the sounds a run learned from or chose its checkpoint by. UsageError for an unknown id."""
+        rows = self._db.execute(
+            "SELECT pcm_sha256 FROM run_clips WHERE run = ? AND side != 'held-out'", (self._number(run_id),)
+        )
+        return frozenset(row["pcm_sha256"] for row in rows)
+
+    def _record_clip(self, path: str, clip: ReadClip) -> None:
+        key = split.text_key(clip.text)
+        self._decide_side(clip, key)
+        self._db.execute(
+            "INSERT OR IGNORE INTO file_clips VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (path, clip.pcm_sha256, clip.start_s, clip.end_s, clip.duration_s, clip.text, key, clip.language),
+        )
+
+    def _decide_side(self, clip: ReadClip, key: str) -> None:
+        """Once, for a new sound: as its folder says, else as another take of the sentence, else by hash.
+
+        The other take matters where an edit made the sentence: its sound kept the side of the text it had before.
+        """
+        known = self._db.execute("SELECT side FROM clips WHERE pcm_sha256 = ?", (clip.pcm_sha256,)).fetchone()
+        if known is not None and (clip.side is None or (clip.side == "held-out") == (known["side"] == "held-out")):
+            return
+        take = None
+        if clip.side is None:
+            take = self._db.execute(
+                "SELECT side FROM file_clips JOIN clips USING (pcm_sha256) WHERE text_key = ?", (key,)
+            ).fetchone()
+        side = take["side"] if take is not None else split.side(clip.text, clip.side)
+        self._db.execute(
+            "INSERT INTO clips VALUES (?, ?) ON CONFLICT DO UPDATE SET side = excluded.side", (clip.pcm_sha256, side)
+        )
+
+    def _number(self, run_id: str) -> int:
+        digits = run_id.removeprefix("run-")
+        if digits.isdecimal() and self._db.execute("SELECT 1 FROM runs WHERE number = ?", (int(digits),)).fetchone():
+            return int(digits)
+        raise UsageError(f"there is no run {run_id!r}", "see: idiolect runs")
+
+    def _one(self, query: str, *values: Any) -> sqlite3.Row:  # noqa: ANN401
+        row: sqlite3.Row = self._db.execute(query, values).fetchone()
+        return row
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:  # a full disk has already rolled back
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+def _run(row: sqlite3.Row) -> Run:
+    return Run(
+        id=f"run-{row['number']:04d}",
+        tier=row["tier"],
+        base=row["base"],
+        state=row["state"],
+        reason=row["reason"],
+        release_id=row["release_id"],
+        created=datetime.fromtimestamp(row["created_at"], UTC),
+        finished=None if row["finished_at"] is None else datetime.fromtimestamp(row["finished_at"], UTC),
+        summary=None if row["summary"] is None else json.loads(row["summary"]),
+    )

@@ -1,0 +1,106 @@
+"""Notices that something changed below a folder: events where the system tells, a look now and then where not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from watchdog.events import FileSystemEvent
+    from watchdog.observers.api import BaseObserver
+
+from training.clips import is_ignored
+
+_NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "webdav", "davfs", "9p", "afs", "ceph", "vboxsf"}
+)
+_LOCAL_FUSE = frozenset({"fuse.ext4", "fuse.ntfs", "fuse.ntfs-3g", "fuse.exfat", "fuseblk", "fuse.fuse-overlayfs"})
+
+
+def is_remote(folder: Path) -> bool:
+    """Whether `folder` lies on a mount where other machines' changes raise no events here."""
+    import psutil
+
+    try:
+        mounts = psutil.disk_partitions(all=True)
+    except OSError:
+        return False
+    resolved = str(folder.resolve())
+    inside = [
+        m for m in mounts if resolved == m.mountpoint or resolved.startswith(m.mountpoint.rstrip(os.sep) + os.sep)
+    ]
+    kind = max(inside, key=lambda mount: len(mount.mountpoint)).fstype.lower() if inside else ""
+    return kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
+
+
+class Watcher:
+    """Calls `wake`, from a thread of its own, whenever something below `folder` was made, written, moved or deleted.
+
+    Reading a file wakes nobody. `check` sets the watch up and renews it where the folder itself was replaced;
+    while it answers False there are no events, and the caller must look by itself.
+    """
+
+    def __init__(self, folder: Path, wake: Callable[[], object], polling: bool = False) -> None:
+        self._folder = folder
+        self._wake = wake
+        self._polling = polling
+        self._observer: BaseObserver | None = None
+        self._watched: tuple[int, int] | None = None
+        self.problem = ""
+
+    def check(self) -> bool:
+        """Watch the folder as it is now. False when it is missing, on a network mount, or cannot be watched."""
+        try:
+            status = self._folder.stat()
+        except OSError:
+            self.stop()
+            return False
+        identity = (status.st_dev, status.st_ino)
+        if identity != self._watched:
+            self.stop()
+            self._watched = identity
+            if not self._polling and not is_remote(self._folder):
+                self._start()
+        return self._observer is not None and self._observer.is_alive()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        observer, self._observer, self._watched = self._observer, None, None
+        if observer is not None:
+            observer.stop()
+            observer.join()
+
+    def _start(self) -> None:
+        from watchdog import events
+        from watchdog.observers import Observer
+
+        class Handler(events.FileSystemEventHandler):
+            def on_any_event(_, event: FileSystemEvent) -> None:
+                self._on_event(event)
+
+        telling = [
+            events.FileCreatedEvent,
+            events.FileModifiedEvent,
+            events.FileMovedEvent,
+            events.FileDeletedEvent,
+            events.DirCreatedEvent,
+            events.DirMovedEvent,
+            events.DirDeletedEvent,
+        ]
+        observer = Observer()
+        try:
+            observer.schedule(Handler(), str(self._folder), recursive=True, event_filter=telling)
+            observer.start()
+        except OSError as error:  # the system's limit of watches, most often
+            self.problem = f"{self._folder}: no change events ({error.strerror}); looking every few seconds instead"
+            return
+        self.problem = ""
+        self._observer = observer
+
+    def _on_event(self, event: FileSystemEvent) -> None:
+        """Temporary files may be written many times a second while a sync tool works: they wake nobody."""
+        paths = [os.fsdecode(path) for path in (event.src_path, event.dest_path) if path]
+        if any(not is_ignored(os.path.basename(path)) for path in paths):  # noqa: PTH119
+            self._wake()

@@ -1,0 +1,179 @@
+"""The child that opens recordings, so that a decoder's crash or greed ends a child and not the daemon.
+
+`python -m daemon.intake.worker` answers each `Request` line on stdin by a `Reading` line on a duplicate of its
+stdout (native libraries print on the real one), until stdin ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daemon.intake.reading import READY_LINE, ReadClip, Reading, Request, State
+from idiolect.errors import AudioError, DatasetError
+from idiolect.whisper import MAX_S
+from training.audio import MIN_S, decode, decode_spans, duration_s, pcm_sha256
+from training.clips import Clip, clips_of, find_texts, missing_text
+from training.transcripts import check_length
+
+if TYPE_CHECKING:
+    from idiolect.transcriber import Pcm
+
+MAX_MEMORY_BYTES = 2 << 30
+MAX_CPU_S = 120
+"""Processor time for one recording; two hours of audio take a few seconds."""
+SILENT = "there is no sound in it, only digital silence"
+_TELL_PROBLEMS = 3
+_CUE_SLACK_S = 0.5
+
+
+def read(request: Request) -> Reading:
+    """Everything the library wants to know of one recording. Raises nothing for whatever a file may hold."""
+    path = request.path
+    try:
+        kind = path.lstat().st_mode
+        if not stat.S_ISREG(kind):
+            return Reading(state="rejected", reason=_not_a_file(kind))
+        return _read_file(request)
+    except (AudioError, DatasetError) as error:
+        return Reading(state="rejected", reason=_plain(error, path), retry=isinstance(error.__cause__, OSError))
+    except MemoryError:
+        return Reading(state="rejected", reason="reading it takes more memory than any recording should")
+    except OSError as error:
+        return Reading(state="rejected", reason=f"cannot be read: {error.strerror or error}", retry=True)
+
+
+def main() -> int:
+    """Answer requests until stdin ends."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1) as answers:
+        os.dup2(2, 1)
+        _limit_self()
+        answers.write(READY_LINE + "\n")
+        for line in sys.stdin.buffer:
+            _allow_cpu()
+            answers.write(read(Request.model_validate_json(line)).model_dump_json() + "\n")
+    return 0
+
+
+def _read_file(request: Request) -> Reading:
+    path, problems = request.path, list[str]()
+    texts = [text for text in find_texts(path, request.folder) if not text.is_symlink()]
+    try:
+        clips = clips_of(path, texts, request.folder, lambda _, reason: problems.append(reason))
+    except DatasetError as error:
+        reading = _read_whole(request, None, "rejected", _plain(error, path))
+        return reading.model_copy(update={"retry": isinstance(error.__cause__, OSError)})
+    if problems or (clips and clips[0].end_s is not None):
+        return _read_cues(path, clips, problems)
+    return _read_whole(request, clips[0] if clips else None, "waiting", missing_text(path, texts))
+
+
+def _read_whole(request: Request, clip: Clip | None, state_without: State, reason_without: str) -> Reading:
+    """One recording under one text. Its audio is judged first, so that a bad one is told before its text comes."""
+    seconds, digest = request.duration_s, request.pcm_sha256
+    if seconds is None or digest is None:
+        pcm = decode(request.path, max_s=MAX_S)
+        if not pcm.any():
+            return Reading(state="rejected", reason=SILENT, duration_s=duration_s(pcm))
+        seconds, digest = duration_s(pcm), pcm_sha256(pcm)
+    if clip is None:
+        return Reading(state=state_without, reason=reason_without, duration_s=seconds, pcm_sha256=digest)
+    if too_much := check_length(clip.text, seconds):
+        return Reading(state="rejected", reason=too_much, duration_s=seconds, pcm_sha256=digest)
+    found = _read_clip(clip, digest, seconds)
+    return Reading(state="ready", duration_s=seconds, pcm_sha256=digest, clips=(found,))
+
+
+def _read_cues(path: Path, clips: list[Clip], problems: list[str]) -> Reading:
+    """One long recording cut at its cues. A cue that cannot be used is left out and told."""
+    found = []
+    spans = [(clip.start_s, clip.end_s) for clip in clips]
+    for clip, pcm in zip(clips, decode_spans(path, spans), strict=True):
+        problem = _cue_problem(clip, pcm)
+        if problem:
+            problems.append(f"the cue at {clip.start_s:.1f} s: {problem}")
+        else:
+            found.append(_read_clip(clip, pcm_sha256(pcm), duration_s(pcm)))
+    told = "; ".join(problems[:_TELL_PROBLEMS]) + ("; …" if len(problems) > _TELL_PROBLEMS else "")
+    if not found:
+        return Reading(state="rejected", reason=f"none of its cues can be used: {told}")
+    reason = f"{len(problems)} cues left out: {told}" if problems else ""
+    seconds = sum(clip.duration_s for clip in found)
+    return Reading(state="ready", reason=reason, duration_s=seconds, clips=tuple(found))
+
+
+def _cue_problem(clip: Clip, pcm: Pcm) -> str | None:
+    wanted_s = (clip.end_s or 0.0) - clip.start_s
+    if duration_s(pcm) < wanted_s - _CUE_SLACK_S:
+        return "the recording ends before it"
+    if duration_s(pcm) < MIN_S:
+        return "too short to hold a word"
+    if not pcm.any():
+        return SILENT
+    return check_length(clip.text, duration_s(pcm))
+
+
+def _read_clip(clip: Clip, digest: str, seconds: float) -> ReadClip:
+    return ReadClip(
+        start_s=clip.start_s,
+        end_s=clip.end_s,
+        duration_s=seconds,
+        pcm_sha256=digest,
+        text=clip.text,
+        language=clip.language,
+        side=clip.side,
+    )
+
+
+def _not_a_file(kind: int) -> str:
+    if stat.S_ISLNK(kind):
+        return "a link, and links are not followed: put the recording itself here, or watch the folder it lies in"
+    if stat.S_ISDIR(kind):
+        return "a folder with the name of a recording; recordings inside it are read"
+    return "a pipe or a device with the name of a recording"
+
+
+def _plain(error: AudioError | DatasetError, path: Path) -> str:
+    """One line, without the path that stands beside it in every listing."""
+    message = error.message.removeprefix(f"{path}: ").removeprefix(f"{path.parent}{os.sep}")
+    return f"{message}; {error.hint}" if error.hint else message
+
+
+def _limit_self() -> None:
+    """Memory, no files, no core dumps of anyone's speech, and the back seat."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    import av  # noqa: F401  imported before the limits: a cached bytecode file may have to be written
+    import numpy  # noqa: F401
+
+    os.nice(10)
+    for limit, value in (
+        (resource.RLIMIT_AS, MAX_MEMORY_BYTES),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        with contextlib.suppress(ValueError, OSError):  # macOS knows some limits only by name
+            resource.setrlimit(limit, (value, hard))
+
+
+def _allow_cpu() -> None:
+    """`MAX_CPU_S` from now; what exceeds it is ended by the system."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(used.ru_utime + used.ru_stime) + MAX_CPU_S
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

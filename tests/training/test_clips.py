@@ -1,0 +1,176 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from idiolect.errors import DatasetError
+from training.clips import Clip, find_recordings, find_texts, is_audio, is_ignored, read_folder
+
+
+def put(folder: Path, **files: str) -> None:
+    """Files by `name__suffix`; what is in the audio files does not matter here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".hidden.wav",
+        "._mac.wav",
+        ".syncthing.a.wav.tmp",
+        "~syncthing~a.wav.tmp",
+        ".stversions",
+        "a.wav.part",
+        "a.wav.crdownload",
+        "a.wav.!sync",
+        "a.wav~",
+        "a.sync-conflict-20240101-120000-ABCDEFG.wav",
+        "a (conflicted copy 2024-01-01 120000).wav",
+        "a (Ann's conflicted copy 2024-01-01).wav",
+        "a_conflict-20240101-120000.wav",
+        "@eaDir",
+    ],
+)
+def test_names_of_sync_tools_are_ignored(name: str) -> None:
+    assert is_ignored(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.wav", "conflicted copy of feelings.wav", "tmp", "part one.wav", "שלום.wav", 'a b\'s "c"\n.wav']
+)
+def test_names_of_people_are_not(name: str) -> None:
+    assert not is_ignored(name)
+
+
+def test_audio_names() -> None:
+    assert is_audio("a.WAV")
+    assert is_audio("v1.2 take.opus")
+    assert not is_audio("wav")
+    assert not is_audio("a.wav.tmp")
+
+
+def test_pairs_in_every_sub_folder(tmp_path: Path) -> None:
+    put(tmp_path, a__wav="", a__txt="one", b__mp3="", notes__txt="nothing to do with it")
+    put(tmp_path / "deep" / "er", c__FLAC="", c__TXT="two")
+    put(tmp_path / ".stversions", d__wav="", d__txt="old")
+    told: list[tuple[str, str]] = []
+
+    clips = read_folder(tmp_path, lambda path, reason: told.append((path.name, reason)))
+
+    assert clips == [Clip(tmp_path / "a.wav", "one"), Clip(tmp_path / "deep" / "er" / "c.FLAC", "two")]
+    assert told == [("b.mp3", "no text yet: put b.txt beside it")]
+    assert read_folder(tmp_path) == clips
+
+
+def test_train_and_validation_are_obeyed(tmp_path: Path) -> None:
+    for folder in ("train", "Validation", "train2", "other/train"):
+        put(tmp_path / folder, audio001__wav="", audio001__txt=folder)
+
+    sides = {clip.text: clip.side for clip in read_folder(tmp_path)}
+
+    assert sides == {"train": "train", "Validation": "held-out", "train2": None, "other/train": None}
+    assert read_folder(tmp_path / "train")[0].side is None
+
+
+def test_metadata_beside_and_above(tmp_path: Path) -> None:
+    put(tmp_path, metadata__jsonl='{"file_name": "train/a.wav", "text": "above", "language": "HE"}\n')
+    put(
+        tmp_path / "train",
+        a__wav="",
+        b__wav="",
+        c__wav="",
+        c__txt="own",
+        metadata__csv="file_name,text\nb.wav,beside\nc.wav,table",
+    )
+
+    clips = read_folder(tmp_path)
+
+    assert [(clip.text, clip.language, clip.side) for clip in clips] == [
+        ("above", "he", "train"),
+        ("beside", None, "train"),
+        ("own", None, "train"),
+    ]
+
+
+def test_metadata_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    put(tmp_path, a__wav="", metadata__jsonl='{"file_name": "a.wav", "text": "one"}\n')
+    assert read_folder(tmp_path)[0].text == "one"
+
+    put(tmp_path, metadata__jsonl='{"file_name": "a.wav", "text": "another"}\n')
+    assert read_folder(tmp_path)[0].text == "another"
+
+
+def test_cues_win_over_plain_text_and_long_ones_are_left_out(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        a__wav="",
+        a__txt="all of it",
+        a__srt="1\n00:00:01,000 --> 00:00:02,500\none\n\n2\n00:00:03,000 --> 00:00:40,000\ntoo long\n",
+    )
+    told: list[str] = []
+
+    clips = read_folder(tmp_path, lambda _, reason: told.append(reason))
+
+    assert clips == [Clip(tmp_path / "a.wav", "one", 1.0, 2.5)]
+    assert told == ["a.srt: the cue at 3.0 s lasts 37.0 s (0 to 30 s can be used)"]
+    with pytest.raises(DatasetError, match="lasts 37"):
+        read_folder(tmp_path)
+
+
+def test_one_bad_text_does_not_stop_the_rest(tmp_path: Path) -> None:
+    put(tmp_path, a__wav="", a__txt="", b__wav="", b__txt="fine", c__wav="")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "c.wav", "text": "x", "language": "klingon"}')
+    told: dict[str, str] = {}
+
+    clips = read_folder(tmp_path, lambda path, reason: told.update({path.name: reason}))
+
+    assert [clip.text for clip in clips] == ["fine"]
+    assert "a.txt: the text is empty" in told["a.wav"]
+    assert "'klingon' is no language of Whisper" in told["c.wav"]
+    with pytest.raises(DatasetError, match="empty"):
+        read_folder(tmp_path)
+
+
+def test_a_line_that_is_no_json_is_told_where_a_text_is_missing(tmp_path: Path) -> None:
+    put(
+        tmp_path, a__wav="", b__wav="", metadata__jsonl='{"file_name": "b.wav", "text": "x"}\n{"file_name": "a.wav", \n'
+    )
+    told: list[str] = []
+
+    read_folder(tmp_path, lambda _, reason: told.append(reason))
+
+    assert told == ['no text yet: put a.txt beside it (metadata.jsonl line 2 has no "file_name" and "text")']
+
+
+def test_nothing_to_learn_from(tmp_path: Path) -> None:
+    put(tmp_path, a__wav="")
+
+    with pytest.raises(DatasetError, match=r"no recording with its text \(1 without\)"):
+        read_folder(tmp_path)
+    with pytest.raises(DatasetError, match="no such folder"):
+        read_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("stem", ["two words", 'it\'s "so"', "line\nbreak", "🎤", "שלום", "a.b.c", "100%", "-x"])
+def test_any_name(tmp_path: Path, stem: str) -> None:
+    (tmp_path / f"{stem}.wav").touch()
+    (tmp_path / f"{stem}.txt").write_text("words")
+
+    assert read_folder(tmp_path) == [Clip(tmp_path / f"{stem}.wav", "words")]
+
+
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    put(tmp_path / "real", a__wav="", a__txt="one")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
+
+    assert list(find_recordings(tmp_path / "real")) == [tmp_path / "real" / "a.wav"]
+    assert find_texts(tmp_path / "real" / "a.wav", tmp_path / "real") == [tmp_path / "real" / "a.txt"]
+
+
+def test_importing_the_readers_is_light() -> None:
+    code = "import sys, training.clips, training.audio, training.split; print({'numpy', 'av'} & set(sys.modules))"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "set()\n"

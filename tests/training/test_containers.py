@@ -1,0 +1,59 @@
+import io
+from pathlib import Path
+
+import pytest
+
+from tests.training.samples import CODECS, sound, write_encoded, write_wav
+from training.containers import promised_bytes
+
+
+def promised(data: bytes) -> int | None:
+    return promised_bytes(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("name", [name for name in CODECS if name != "a.flac"])
+def test_a_whole_file_holds_what_it_promises_and_half_of_one_does_not(tmp_path: Path, name: str) -> None:
+    codec, rate_hz = CODECS[name]
+    data = write_encoded(tmp_path / name, sound(3, rate_hz), codec, rate_hz).read_bytes()
+
+    assert promised(data) == pytest.approx(len(data), abs=8)
+    assert (promised(data) or 0) <= len(data)
+    for share in (0.5, 0.9, 0.99):
+        part = data[: int(len(data) * share)]
+        assert (promised(part) or 0) > len(part)
+
+
+def test_wav_is_exact_to_the_byte_and_tags_may_follow(tmp_path: Path) -> None:
+    data = write_wav(tmp_path / "a.wav", sound(1)).read_bytes()
+
+    assert promised(data) == promised(data + b"LIST\4\0\0\0tags") == len(data)
+    assert promised(data[:-1]) == len(data)
+    assert promised(data[:20]) == 36 + 8  # "fmt " came, and its end is not there
+
+
+def test_a_streamed_wav_promises_nothing(tmp_path: Path) -> None:
+    data = write_wav(tmp_path / "a.wav", sound(1)).read_bytes()
+
+    assert promised(data[:40] + b"\xff\xff\xff\xff" + data[44:]) is None
+
+
+def test_a_live_webm_promises_nothing() -> None:
+    assert promised(b"\x1a\x45\xdf\xa3\x80" + b"\x18\x53\x80\x67" + b"\x01" + b"\xff" * 7 + b"data") is None
+
+
+def test_mp3_counts_from_behind_its_tag(tmp_path: Path) -> None:
+    data = write_encoded(tmp_path / "a.mp3", sound(3), "libmp3lame").read_bytes()
+    tag_bytes = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True))
+
+    bare = data[tag_bytes:]
+    assert promised(bare) == len(bare)
+    assert promised(b"ID3\4\0\0\0\0\1\0" + bytes(128) + bare) == 138 + len(bare)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"\xff", b"RIFF", b"ID3", b"OggS", b"\x1a\x45\xdf\xa3", b"\0\0\0\x20ftyp"]
+)
+def test_scraps_do_not_raise(data: bytes) -> None:
+    found = promised(data)
+
+    assert found is None or found > len(data)
