@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from idiolect.errors import CheckpointError, UsageError, require
 from idiolect.transcriber import DecodingOptions, Transcription
@@ -35,8 +35,8 @@ def load_model(folder: Path) -> tuple[WhisperForConditionalGeneration, Any]:
     from transformers import WhisperForConditionalGeneration, WhisperTokenizerFast
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = WhisperForConditionalGeneration.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
@@ -80,7 +80,8 @@ class CheckpointTranscriber:
         self.name = name or folder.name
         self.runtime = f"torch {torch.__version__.split('+')[0]}"
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = model.eval().to(self._device)
+        self._model = cast(Any, model)
+        self._model.to(self._device).eval()
         self._tokenizer = tokenizer
         self._special = special_tokens(model.config.vocab_size)
         self._log_mel = LogMel(model.config.num_mel_bins)
@@ -93,9 +94,7 @@ class CheckpointTranscriber:
         self, clips: Sequence[Pcm], options: DecodingOptions = DecodingOptions()
     ) -> Iterator[Transcription]:
         """Clips in batches of similar length, answered in their order once all of them are decoded."""
-        contexts = [
-            MAX_POSITIONS if options.audio_context == "full" else audio_context(len(pcm)) for pcm in clips
-        ]
+        contexts = [MAX_POSITIONS if options.audio_context == "full" else audio_context(len(pcm)) for pcm in clips]
         answers: dict[int, Transcription] = {}
         for batch in _similar(contexts):
             started = time.perf_counter()
@@ -170,7 +169,11 @@ def _similar(contexts: Sequence[int]) -> list[list[int]]:
     """Indices grouped so that a batch's contexts differ by at most SPREAD_POSITIONS."""
     batches: list[list[int]] = []
     for index in sorted(range(len(contexts)), key=lambda i: contexts[i]):
-        if batches and len(batches[-1]) < BATCH_CLIPS and contexts[index] - contexts[batches[-1][0]] <= SPREAD_POSITIONS:
+        if (
+            batches
+            and len(batches[-1]) < BATCH_CLIPS
+            and contexts[index] - contexts[batches[-1][0]] <= SPREAD_POSITIONS
+        ):
             batches[-1].append(index)
         else:
             batches.append([index])

@@ -51,7 +51,7 @@ class LogMel:
 
 
 def stack(mels: Sequence[torch.Tensor], positions: int) -> torch.Tensor:
-    """float32 (B, n_mels, 2 * positions): clips padded with silence, floored 8 below their maximum, scaled as Whisper is."""
+    """float32 (B, n_mels, 2 * positions): padded with silence, floored 8 below each clip's top, scaled as Whisper."""
     import torch
 
     batch = torch.full((len(mels), mels[0].shape[0], 2 * positions), SILENCE)

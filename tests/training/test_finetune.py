@@ -1,0 +1,104 @@
+"""The training loop: it learns, stops and goes on as if it had not stopped, and leaves a folder others can read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from idiolect.child import CallbackReporter, Message
+from idiolect.errors import DatasetError, JobStopped, UsageError
+from tests.training.speech import shipped
+from training.finetune import Settings, Source, defaults_for, finetune
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
+QUICK = Settings(max_steps=8, epochs=4, batch_size=4, full_share=0.0, longer_share=0.0, threads=2)
+
+
+@pytest.fixture(scope="module")
+def sources(voices: Path) -> list[Source]:
+    clips = shipped(voices, "human", 12)
+    return [Source(name, pcm, text, "en", index % 6 == 5) for index, (name, pcm, text) in enumerate(clips)]
+
+
+def _losses(messages: list[Message]) -> list[float]:
+    return [message.data["select_loss"] for message in messages if "select_loss" in message.data]
+
+
+def test_it_learns_and_leaves_a_folder_that_transformers_loads(
+    nano: Path, sources: list[Source], tmp_path: Path
+) -> None:
+    from transformers import WhisperForConditionalGeneration
+
+    messages: list[Message] = []
+    settings = Settings(max_steps=16, epochs=8, batch_size=4, full_share=0.1, threads=2)
+    outcome = finetune(nano, sources, tmp_path / "me", settings, CallbackReporter(messages.append))
+    losses = _losses(messages)
+    assert min(losses) < losses[0]
+    assert (outcome.clips, outcome.steps) == (10, 16)
+    config = json.loads((tmp_path / "me" / "config.json").read_text())
+    assert config["max_length"] == 448
+    assert {path.name for path in nano.iterdir()} == {path.name for path in (tmp_path / "me").iterdir()}
+    assert not (tmp_path / "me.state").exists()
+    model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "me", local_files_only=True)
+    assert model.proj_out.weight.data_ptr() == model.model.decoder.embed_tokens.weight.data_ptr()
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(nano: Path, sources: list[Source], tmp_path: Path) -> None:
+    whole: list[Message] = []
+    finetune(nano, sources, tmp_path / "whole", QUICK, CallbackReporter(whole.append))
+
+    first: list[Message] = []
+    reporter = CallbackReporter(first.append)
+
+    def stop_after_five(message: Message) -> None:
+        first.append(message)
+        if message.kind == "progress" and message.data["unit"] == "steps" and message.data["done"] == 5:
+            reporter.stop.set()
+
+    reporter._receive = stop_after_five
+    with pytest.raises(JobStopped):
+        finetune(nano, sources, tmp_path / "stopped", QUICK, reporter)
+    assert not (tmp_path / "stopped").exists()
+
+    second: list[Message] = []
+    outcome = finetune(nano, sources, tmp_path / "stopped", QUICK, CallbackReporter(second.append))
+    assert {"continued_at_step": 5} in [message.data for message in second]
+    assert outcome.steps == 8
+    assert [*_losses(first), *_losses(second)] == pytest.approx(_losses(whole), rel=1e-3)
+
+
+def test_a_checkpoint_of_other_clips_is_not_continued(nano: Path, sources: list[Source], tmp_path: Path) -> None:
+    reporter = CallbackReporter(lambda message: reporter.stop.set() if message.kind == "metric" else None)
+    with pytest.raises(JobStopped):
+        finetune(nano, sources, tmp_path / "me", QUICK, reporter)
+    messages: list[Message] = []
+    finetune(nano, sources[:8], tmp_path / "me", QUICK, CallbackReporter(messages.append))
+    assert not any("continued_at_step" in message.data for message in messages)
+
+
+def test_a_clip_that_cannot_teach_is_left_out_and_counted(nano: Path, sources: list[Source], tmp_path: Path) -> None:
+    bad = Source("bad.wav", np.full(16_000, np.nan, np.float32), "nothing", "en", select=False)
+    messages: list[Message] = []
+    settings = Settings(max_steps=1, epochs=1, batch_size=4, full_share=0.0)
+    outcome = finetune(nano, [*sources, bad], tmp_path / "me", settings, CallbackReporter(messages.append))
+    assert outcome.skipped == ("bad.wav: the audio holds values that are not numbers",)
+    assert any("bad.wav" in message.data.get("message", "") for message in messages if message.kind == "warning")
+    with pytest.raises(DatasetError, match="none of 1 clips"):
+        finetune(nano, [bad], tmp_path / "other", settings)
+
+
+def test_settings_refuse_what_they_do_not_know() -> None:
+    with pytest.raises(UsageError, match="'epoch'"):
+        Settings.of({"epoch": 3})
+    assert Settings.of({"epochs": None}) == Settings()
+
+
+def test_defaults_follow_the_models_size() -> None:
+    tiny, small = defaults_for(Settings(), 384), defaults_for(Settings(), 768)
+    assert tiny.learning_rate is not None
+    assert small.learning_rate is not None
+    assert tiny.learning_rate > small.learning_rate
+    assert defaults_for(Settings(epochs=1, learning_rate=0.5), 384).learning_rate == 0.5

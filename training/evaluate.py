@@ -1,0 +1,95 @@
+"""One model on one set of clips → Evaluation; two evaluations → which is better."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from idiolect.child import Reporter
+from idiolect.transcriber import DecodingOptions, Transcriber
+from training import scoring
+
+if TYPE_CHECKING:
+    from idiolect.transcriber import Pcm
+
+
+@dataclass(frozen=True)
+class EvaluationClip:
+    """A clip to be scored on: 1-D float32 PCM at 16 kHz and what was really said."""
+
+    name: str
+    pcm: Pcm
+    text: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How one model did. Rates are fractions; `rtf` is seconds of computing per second of audio (median of clips)."""
+
+    model: str
+    runtime: str
+    clips: int
+    words: int
+    audio_s: float
+    wer: float
+    cer: float
+    wer_english: float | None
+    loops: float
+    rtf: float
+    peak_memory_bytes: int
+    references: tuple[str, ...]
+    hypotheses: tuple[str, ...]
+    errors: tuple[int, ...]
+    clip_words: tuple[int, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures without the texts, as `--json` and tables show them."""
+        hidden = {"references", "hypotheses", "errors", "clip_words"}
+        return {"normalizer": "basic", **{k: v for k, v in asdict(self).items() if k not in hidden}}
+
+
+def evaluate(
+    transcriber: Transcriber,
+    clips: Sequence[EvaluationClip],
+    options: DecodingOptions = DecodingOptions(),
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Transcribe every clip and score it. Raises RuntimeFailed, and JobStopped when asked to stop."""
+    reporter = reporter or Reporter()
+    answers = []
+    for answer in transcriber.transcribe_many([clip.pcm for clip in clips], options):
+        reporter.check_stop()
+        answers.append(answer)
+        reporter.progress(len(answers), len(clips), "clips")
+    references = tuple(clip.text for clip in clips)
+    hypotheses = tuple(answer.text for answer in answers)
+    rates = scoring.error_rates(references, hypotheses)
+    per_clip = [scoring.clip_errors(*pair) for pair in zip(references, hypotheses, strict=True)]
+    loops = [scoring.is_loop(answer.text, answer.duration_s) for answer in answers]
+    return Evaluation(
+        model=transcriber.name,
+        runtime=transcriber.runtime,
+        clips=len(clips),
+        words=rates.words,
+        audio_s=sum(answer.duration_s for answer in answers),
+        wer=rates.wer,
+        cer=rates.cer,
+        wer_english=scoring.english_wer(references, hypotheses),
+        loops=sum(loops) / len(loops) if loops else 0.0,
+        rtf=statistics.median([a.compute_s / a.duration_s for a in answers if a.duration_s] or [0.0]),
+        peak_memory_bytes=transcriber.peak_memory_bytes(),
+        references=references,
+        hypotheses=hypotheses,
+        errors=tuple(errors for errors, _ in per_clip),
+        clip_words=tuple(words for _, words in per_clip),
+    )
+
+
+def wer_difference(one: Evaluation, other: Evaluation, kept: Sequence[int] | None = None) -> tuple[float, float, float]:
+    """WER of `one` minus WER of `other` on the same clips (or those at the indices `kept`) with its 95 % interval."""
+    indices = range(one.clips) if kept is None else kept
+    return scoring.paired_bootstrap(
+        [one.errors[i] for i in indices], [other.errors[i] for i in indices], [one.clip_words[i] for i in indices]
+    )

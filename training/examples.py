@@ -1,0 +1,118 @@
+"""Clips made ready for training: log-mel, target tokens, and the reason where a clip cannot be used."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from idiolect.errors import DatasetError
+from idiolect.whisper import MAX_SAMPLES, MAX_TEXT_POSITIONS, RATE_HZ, SpecialTokens
+from training.features import LogMel, true_positions
+
+if TYPE_CHECKING:
+    import torch
+
+    from idiolect.transcriber import Pcm
+
+IGNORED = -100  # label of positions that carry no loss
+TIMESTAMP_STEP_S = 0.02
+SPEECH_BELOW_PEAK_DB = 35.0  # frames quieter than this under the loudest count as the silence after the speech
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip for training: float16 (n_mels, frames) log10 mel energies, text token ids, where the speech ends."""
+
+    name: str
+    mel: torch.Tensor
+    tokens: tuple[int, ...]
+    language: str
+    speech_end_s: float
+    duration_s: float
+
+    @property
+    def positions(self) -> int:
+        """Encoder positions of the clip's own audio."""
+        return true_positions(self.mel)
+
+
+class ExampleMaker:
+    """Makes examples for one model."""
+
+    def __init__(self, tokenizer: Any, special: SpecialTokens, n_mels: int) -> None:  # noqa: ANN401
+        self._tokenizer = tokenizer
+        self._special = special
+        self._log_mel = LogMel(n_mels)
+
+    def __call__(self, name: str, pcm: Pcm, text: str, language: str) -> Example:
+        """Raises DatasetError with the reason when the clip cannot teach this model anything."""
+        import numpy as np
+
+        if len(pcm) > MAX_SAMPLES:
+            raise DatasetError(f"{len(pcm) / RATE_HZ:.1f} s long, at most 30 s fit")
+        if not np.isfinite(pcm).all():
+            raise DatasetError("the audio holds values that are not numbers")
+        try:
+            self._special.language(language)
+        except KeyError:
+            raise DatasetError(f"Whisper has no language {language!r}") from None
+        tokens = tuple(self._tokenizer(" " + text.strip(), add_special_tokens=False).input_ids)
+        room = MAX_TEXT_POSITIONS - 6  # prompt, two timestamps, end of text
+        if not 0 < len(tokens) <= room:
+            raise DatasetError(f"the text makes {len(tokens)} tokens, 1 to {room} fit")
+        mel = self._log_mel(pcm)
+        return Example(name, mel.half(), tokens, language, _speech_end_s(mel), len(pcm) / RATE_HZ)
+
+
+def collate(
+    examples: Sequence[Example], special: SpecialTokens, timestamps: Sequence[bool]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoder inputs and labels, both int64 (B, longest), labels IGNORED on the prompt and the padding.
+
+    Where `timestamps` is true the target is `<|0.00|> text <|end|>`, else it follows `<|notimestamps|>`.
+    """
+    import torch
+
+    sequences = [_sequence(example, special, timed) for example, timed in zip(examples, timestamps, strict=True)]
+    longest = max(len(tokens) for tokens, _ in sequences) - 1
+    inputs = torch.full((len(examples), longest), special.eot)
+    labels = torch.full((len(examples), longest), IGNORED)
+    for row, (tokens, n_prompt) in enumerate(sequences):
+        inputs[row, : len(tokens) - 1] = torch.tensor(tokens[:-1])
+        labels[row, n_prompt - 1 : len(tokens) - 1] = torch.tensor(tokens[n_prompt:])
+    return inputs, labels
+
+
+def draw_contexts(positions: Sequence[int], full_share: float, longer_share: float, rng: random.Random) -> list[int]:
+    """The audio context each clip gets this epoch, in encoder positions.
+
+    Most clips get their own length and up to 32 more (FUTO adds 32), `longer_share` of them anything up to 30 s,
+    `full_share` the whole 30 s as apps that pad use it.
+    """
+    contexts = []
+    for own in positions:
+        kind = rng.random()
+        if kind < full_share:
+            contexts.append(1500)
+        elif kind < full_share + longer_share:
+            contexts.append(min(1500, own + rng.randint(33, 400)))
+        else:
+            contexts.append(min(1500, own + rng.randint(0, 32)))
+    return contexts
+
+
+def _sequence(example: Example, special: SpecialTokens, timed: bool) -> tuple[list[int], int]:
+    prompt = special.prompt(example.language, timestamps=timed)
+    if not timed:
+        return [*prompt, *example.tokens, special.eot], len(prompt)
+    end = special.timestamp_begin + min(1500, round(example.speech_end_s / TIMESTAMP_STEP_S))
+    return [*prompt, special.timestamp_begin, *example.tokens, end, special.eot], len(prompt)
+
+
+def _speech_end_s(mel: torch.Tensor) -> float:
+    """Where the last loud frame ends, in seconds, by the energy of the frames."""
+    loudness_db = 10 * mel.mean(dim=0)
+    loud = (loudness_db > loudness_db.max() - SPEECH_BELOW_PEAK_DB).nonzero()
+    return float(loud[-1] + 1) / 100

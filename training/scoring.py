@@ -1,0 +1,143 @@
+"""How well hypotheses match references: WER, CER, vocabulary recall, loops, intervals. Pure functions, no torch.
+
+The primary rates use Whisper's *basic* normaliser (openai/whisper `normalizers/basic.py`): its English one joins
+spoken digits ("seven three" → "73"), which makes WER jump.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+SPELLINGS = Path(__file__).parent / "data" / "english.json"
+LOOP_REPEATS = 4  # the same words so often in a row is no speech
+PLAUSIBLE_WORDS_PER_S = 7.0
+MIN_TERM_OCCURRENCES = 3
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+    """Rates as fractions, counts over all clips."""
+
+    wer: float
+    cer: float
+    words: int
+    substitutions: int
+    deletions: int
+    insertions: int
+
+
+def basic_normalize(text: str) -> str:
+    """Lower case; brackets and their content, symbols, punctuation and marks become spaces; spaces collapsed."""
+    text = re.sub(r"[<\[][^>\]]*[>\]]|\([^)]+?\)", "", text.lower())
+    folded = unicodedata.normalize("NFKC", text)
+    return " ".join("".join(" " if unicodedata.category(char)[0] in "MSP" else char for char in folded).split()).lower()
+
+
+def english_normalize(text: str) -> str:
+    """Whisper's English normaliser, from transformers (extra [train]); numbers, spellings and contractions unified."""
+    return _english()(text)  # type: ignore[no-any-return]
+
+
+def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRates:
+    """WER and CER over all clips after `basic_normalize`; 0 where the references hold no word and nothing was heard."""
+    return _rates([basic_normalize(text) for text in references], [basic_normalize(text) for text in hypotheses])
+
+
+def english_wer(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
+    """WER after `english_normalize`, or None where transformers is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("transformers") is None:
+        return None
+    return _rates(
+        [english_normalize(text) for text in references], [english_normalize(text) for text in hypotheses]
+    ).wer
+
+
+def clip_errors(reference: str, hypothesis: str) -> tuple[int, int]:
+    """(word errors, reference words) of one clip after `basic_normalize`."""
+    rates = error_rates([reference], [hypothesis])
+    return rates.substitutions + rates.deletions + rates.insertions, rates.words
+
+
+def paired_bootstrap(
+    errors: Sequence[int], other_errors: Sequence[int], words: Sequence[int], resamples: int = 2_000
+) -> tuple[float, float, float]:
+    """WER minus the other WER on the same clips: (mean, 2.5 %, 97.5 %) over resampled clips, always the same seed."""
+    import numpy as np
+
+    n_words = np.asarray(words, dtype=np.float64)
+    difference = np.asarray(errors, dtype=np.float64) - np.asarray(other_errors, dtype=np.float64)
+    if not n_words.sum():
+        return 0.0, 0.0, 0.0
+    draws = np.random.default_rng(0).multinomial(len(words), np.full(len(words), 1 / len(words)), size=resamples)
+    sampled = (draws @ difference) / np.maximum(draws @ n_words, 1.0)
+    low, high = np.quantile(sampled, [0.025, 0.975])
+    return float(difference.sum() / n_words.sum()), float(low), float(high)
+
+
+def is_loop(hypothesis: str, duration_s: float) -> bool:
+    """True for an output that runs on: words repeated in a row, or far more words than the audio has time for."""
+    words = basic_normalize(hypothesis).split()
+    if len(words) > 10 + PLAUSIBLE_WORDS_PER_S * duration_s:
+        return True
+    return any(_repeats(words, size) for size in range(2, 9)) or _repeats(words, 1, LOOP_REPEATS + 4)
+
+
+def term_recall(term: str, references: Sequence[str], hypotheses: Sequence[str]) -> tuple[int, int]:
+    """(times heard, times said) of one word, matched clip by clip after `basic_normalize`."""
+    heard = said = 0
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        here = basic_normalize(reference).split().count(term)
+        said += here
+        heard += min(here, basic_normalize(hypothesis).split().count(term))
+    return heard, said
+
+
+def missed_terms(references: Sequence[str], hypotheses: Sequence[str]) -> list[str]:
+    """Words said at least three times and heard less than half as often: what a model does not know yet."""
+    counts = Counter(word for text in references for word in basic_normalize(text).split())
+    frequent = [word for word, count in counts.most_common() if count >= MIN_TERM_OCCURRENCES and len(word) > 3]
+    return sorted(word for word in frequent if _recall(term_recall(word, references, hypotheses)) < 0.5)
+
+
+def _recall(counts: tuple[int, int]) -> float:
+    heard, said = counts
+    return heard / said if said else 1.0
+
+
+def _repeats(words: Sequence[str], size: int, times: int = LOOP_REPEATS) -> bool:
+    """True when some `size` words stand `times` times in a row."""
+    matches = 0
+    for i in range(size, len(words)):
+        matches = matches + 1 if words[i] == words[i - size] else 0
+        if matches >= size * (times - 1):
+            return True
+    return False
+
+
+def _rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRates:
+    import jiwer
+
+    words = sum(len(text.split()) for text in references)
+    if not words:
+        heard = sum(len(text.split()) for text in hypotheses)
+        return ErrorRates(float(heard > 0), float(heard > 0), 0, 0, 0, heard)
+    by_word = jiwer.process_words(list(references), list(hypotheses))
+    by_char = jiwer.process_characters(list(references), list(hypotheses))
+    return ErrorRates(by_word.wer, by_char.cer, words, by_word.substitutions, by_word.deletions, by_word.insertions)
+
+
+@cache
+def _english():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    import json
+
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    return EnglishTextNormalizer(json.loads(SPELLINGS.read_text()))  # type: ignore[no-untyped-call]
