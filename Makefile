@@ -1,0 +1,38 @@
+# make demo [VOICE=human]   the main job, offline, on what ships with idiolect
+# make test                 all tests and linters;  make quick: those without torch
+# make setup [TORCH=cpu|cuda|rocm]
+VOICE ?= synthetic
+TORCH ?=
+PY := .venv/bin/python
+
+.PHONY: demo test quick lint format bench setup setup-dev clean
+
+demo: setup
+	$(PY) -m daemon.cli demo --voice $(VOICE)
+
+test: lint
+	$(PY) -m pytest -q
+
+quick: setup-dev
+	$(PY) -m pytest -q -m "not torch and not whispercpp"
+
+lint: setup-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	$(PY) -m mypy
+
+format: setup-dev
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: setup-dev
+	for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) -m benchmarks.$$(basename $$file .py) || exit 1; done
+
+setup:
+	@TORCH=$(TORCH) sh ./setup.sh train,whispercpp
+
+setup-dev:
+	@TORCH=$(TORCH) sh ./setup.sh dev
+
+clean:
+	rm -rf .venv build dist *.egg-info demo-home-* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,65 @@
+#!/bin/sh
+# setup.sh EXTRAS: make .venv hold idiolect with these extras, at the versions of constraints.txt.
+# Quick when nothing changed. TORCH=cpu|cuda|rocm chooses PyTorch's build; default: what the machine has.
+set -eu
+cd "$(dirname "$0")"
+extras=$1
+
+python=${PYTHON:-}
+for name in python3 python3.13 python3.12 python3.11; do
+    [ -n "$python" ] && break
+    if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then
+        python=$name
+    fi
+done
+missing=
+[ -n "$python" ] || missing="python3"
+[ -z "$python" ] || "$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
+command -v git >/dev/null || missing="$missing git"
+if [ -n "$missing" ]; then
+    echo "missing:$missing (idiolect needs Python 3.11 to 3.13). Install with:" >&2
+    echo "  sudo apt install python3 python3-venv git make" >&2
+    exit 1
+fi
+
+backend=${TORCH:-}
+if [ -z "$backend" ]; then
+    backend=cpu
+    if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+        backend=cuda
+    elif command -v rocminfo >/dev/null; then
+        backend=rocm
+    fi
+fi
+case $backend in
+cpu | cuda | rocm) ;;
+*)
+    echo "TORCH=$backend: choose cpu, cuda or rocm" >&2
+    exit 2
+    ;;
+esac
+
+stamp=.venv/.setup-$(echo "$extras" | tr ',' '-')
+state="$backend $(cat pyproject.toml constraints.txt setup.sh | cksum) $(pwd)"
+[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ] && exit 0
+
+echo "setting up .venv ($extras, PyTorch for $backend); a few minutes the first time" >&2
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+pip() { .venv/bin/python -m pip --disable-pip-version-check -q "$@"; }
+
+version=$(sed -n 's/^torch==//p' constraints.txt)
+if ! .venv/bin/python -c "import torch, sys; sys.exit(torch.__version__.split('+')[0] != '$version')" 2>/dev/null; then
+    case $backend-$(uname -sm) in
+    cuda-* | *-Darwin* | cpu-*aarch64) pip install "torch==$version" -c constraints.txt ;;
+    *)
+        # The default registry has only the CUDA build for this machine; uv knows where the others are.
+        pip install "torch==$version+$backend" -c constraints.txt 2>/dev/null || {
+            pip install uv
+            [ "$backend" = rocm ] && backend=auto
+            .venv/bin/uv pip install -q --python .venv/bin/python --torch-backend "$backend" "torch==$version"
+        }
+        ;;
+    esac
+fi
+pip install -e ".[$extras]" -c constraints.txt
+echo "$state" >"$stamp"
