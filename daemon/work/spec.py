@@ -109,7 +109,7 @@ class ArtifactResult(_Record):
     files: tuple[ExportedFileRecord, ...] = ()
     runtime: str = ""
     scores: Scores | None = None
-    stock: Scores | None = None  # the stock model, exported alike, on the same clips
+    checkpoint_wer: float = 0.0  # the unquantised checkpoint on the same clips with the same audio context
     speed_x: float = 0.0
     audio_context: str = "dynamic"
     error: str = ""

@@ -1,0 +1,218 @@
+"""Commands about models: models, train, evaluate, export, transcribe, wer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from idiolect.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Language = Annotated[str, typer.Option(help="What is spoken, as Whisper's code.")]
+Context = Annotated[
+    Literal["dynamic", "full"],
+    typer.Option(help="Encoder length: cut to the audio as FUTO Keyboard does, or the full 30 s."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    models = typer.Typer(help="List the base models, or fetch some.", invoke_without_command=True)
+    models.callback()(list_models)
+    models.command("fetch")(fetch_models)
+    app.add_typer(models, name="models")
+    for command in (train, evaluate, export, transcribe, wer):
+        app.command()(command)
+
+
+def list_models(context: typer.Context, json: Json = False) -> None:
+    """List the base models: on this machine or not, size, licence."""
+    if context.invoked_subcommand is not None:
+        return
+    from daemon.terminal import megabytes, print_json, table
+    from training import base_models
+
+    cache = _cache()
+    found = [
+        {
+            "tier": tier.name,
+            "repo": tier.repo or "ships with idiolect",
+            "parameters_m": tier.parameters_m,
+            "cached": base_models.is_cached(tier.name, cache),
+            "size_bytes": base_models.size_bytes(tier.name, cache) or tier.size_mb * 1_000_000,
+            "license": tier.license,
+        }
+        for tier in base_models.TIERS.values()
+    ]
+    if json:
+        print_json(found)
+        return
+    rows = [
+        [
+            str(m["tier"]),
+            "here" if m["cached"] else "–",
+            f"{m['parameters_m']} M",
+            megabytes(float(str(m["size_bytes"]))),
+            str(m["license"]),
+            str(m["repo"]),
+        ]
+        for m in found
+    ]
+    table("", ["tier", "on this machine", "parameters", "size", "licence", "from"], rows)
+    typer.echo("\nGet one with: idiolect models fetch TIER. A model folder or any Hugging Face id works as well.")
+
+
+def fetch_models(models: Annotated[list[str], typer.Argument(help="Tiers or Hugging Face ids.")]) -> None:
+    """Download base models; a broken download goes on where it was."""
+    from daemon.terminal import ProgressReporter, out
+    from training import base_models
+
+    cache = _cache()
+    for model in models:
+        base_models.hub_id(model)  # a misspelt one is refused before the first download
+    for model in models:
+        with ProgressReporter() as reporter:
+            reporter.stage(f"fetch {model}")
+            folder = base_models.fetch(model, cache, lambda done, total: reporter.progress(done, total, "MB"))
+        out.print(f"{model}: {folder}", markup=False, soft_wrap=True)
+
+
+def train(
+    model: Annotated[str, typer.Option(help="Tier, model folder or Hugging Face id to start from.")] = "tiny",
+    data: Annotated[Path | None, typer.Option(help="Folder of recordings with transcripts.")] = None,
+    train_data: Annotated[Path | None, typer.Option(help="The same, for training only.")] = None,
+    val_data: Annotated[Path | None, typer.Option(help="Folder of recordings to measure on.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the new model (a Hugging Face folder).")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0.01, help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-9, max=1, help="Peak learning rate.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same model.")] = 0,
+    language: Language = "en",
+    now: Annotated[bool, typer.Option("--now", help="Ask the running daemon to train, whatever it waits for.")] = False,
+    json: Json = False,
+) -> None:
+    """Fine-tune a model on a folder, or (--now) ask the daemon to."""
+    if now:
+        _train_now(model if model != "tiny" else None)
+        return
+    from daemon.terminal import ProgressReporter, out, print_json, show_evaluations
+    from daemon.work import direct
+    from training.finetune import Settings
+
+    source = train_data or data
+    if source is None or output is None:
+        missing = "--output" if source else "--data"
+        raise UsageError(f"{missing} is missing", "idiolect train --model tiny --data dataset/ --output models/tiny-me")
+    settings = Settings.of(
+        {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "max_steps": max_steps,
+            "seed": seed,
+        }
+    )
+    with ProgressReporter() as reporter, direct.stopping_on_interrupt(reporter):
+        trained = direct.train(model, source, val_data, output, settings, language, _cache(), reporter)
+    summaries = [evaluation.summary() for evaluation in trained.evaluations]
+    outcome = trained.outcome
+    if json:
+        print_json({"output": str(output), "clips": outcome.clips, "steps": outcome.steps, "results": summaries})
+        return
+    if summaries:
+        show_evaluations(summaries)
+    out.print(f"\n{output}: {outcome.clips} clips, {outcome.steps} steps, {outcome.train_s:.0f} s", markup=False)
+    out.print(f"next: idiolect export {output} --profile android-futo", markup=False)
+
+
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Tiers, model folders, Hugging Face ids or exported files.")],
+    data: Annotated[Path, typer.Option(help="Folder of recordings; its validation/ is used where it has one.")],
+    language: Language = "en",
+    audio_context: Context = "dynamic",
+    timestamps: Annotated[bool, typer.Option(help="Decode with timestamps.")] = False,
+    json: Json = False,
+) -> None:
+    """Score models on the same clips: WER, CER, loops, speed, memory."""
+    from daemon.terminal import ProgressReporter, print_json, show_evaluations
+    from daemon.work import direct
+    from idiolect.transcriber import DecodingOptions
+
+    options = DecodingOptions(language, audio_context, timestamps)
+    with ProgressReporter() as reporter, direct.stopping_on_interrupt(reporter):
+        found = [e.summary() for e in direct.evaluate(models, data, options, _cache(), reporter)]
+    print_json({"results": found}) if json else show_evaluations(found)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Model folder, tier or Hugging Face id.")],
+    profile: Annotated[str | None, typer.Option(help="Device profile (`idiolect profiles` lists them).")] = None,
+    format: Annotated[str | None, typer.Option(help="Container, where no profile is named.")] = None,
+    quant: Annotated[str | None, typer.Option(help="Quantisation: f16, q4_0, q4_1, q5_0, q5_1, q8_0.")] = None,
+    outfile: Annotated[Path | None, typer.Option(help="File to write.")] = None,
+) -> None:
+    """Write a model as one file for a device."""
+    from daemon.home import export_model
+    from daemon.paths import Paths
+    from daemon.terminal import ProgressReporter, megabytes, out
+
+    with ProgressReporter() as reporter:
+        reporter.stage("export")
+        file, made = export_model(Paths.at(None), model, profile, format, quant, outfile, reporter)
+    out.print(f"{file}: {megabytes(made.size_bytes)}, sha256 {made.sha256}", markup=False, soft_wrap=True)
+
+
+def transcribe(
+    files: Annotated[list[Path], typer.Argument(help="Audio files.")],
+    model: Annotated[str, typer.Option(help="Tier, model folder, Hugging Face id or exported file.")] = "tiny",
+    language: Language = "en",
+    audio_context: Context = "dynamic",
+    json: Json = False,
+) -> None:
+    """Write down what is said in audio files."""
+    from daemon.terminal import print_json
+    from daemon.work import direct
+    from idiolect.transcriber import DecodingOptions
+
+    results: list[dict[str, Any]] = []
+    for file, heard in direct.transcribe(model, files, DecodingOptions(language, audio_context), _cache()):
+        results.append({"file": str(file), "text": heard.text, "duration_s": heard.duration_s})
+        if not json:
+            typer.echo(heard.text if len(files) == 1 else f"{file}: {heard.text}")
+    if json:
+        print_json({"results": results})
+
+
+def wer(
+    reference: Annotated[Path, typer.Argument(help="Text file: what was said, a line each.")],
+    hypothesis: Annotated[Path, typer.Argument(help="Text file: what was heard, a line each.")],
+    json: Json = False,
+) -> None:
+    """Word and character error rate of one text file against another."""
+    from daemon.home import score_files
+    from daemon.terminal import print_json
+
+    rates = score_files(reference, hypothesis)
+    if json:
+        print_json(rates)
+        return
+    typer.echo(f"WER {rates['wer']:.2%}  CER {rates['cer']:.2%}  ({rates['words']} words: ", nl=False)
+    typer.echo(f"{rates['substitutions']} substituted, {rates['deletions']} deleted, {rates['insertions']} inserted)")
+
+
+def _train_now(tier: str | None) -> None:
+    from daemon.paths import Paths
+    from daemon.sync.control import ask
+
+    answer = ask(Paths.at(None), "train", tier=tier)
+    after = f" after {answer['after']}" if answer.get("after") else ""
+    typer.echo(f"training {', '.join(answer['tiers'])}{after}; see: idiolect status")
+
+
+def _cache() -> Path:
+    from daemon.paths import Paths
+
+    return Paths.at(None).cache

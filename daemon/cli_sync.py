@@ -1,0 +1,79 @@
+"""Commands about devices: profiles, pull, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (profiles, pull, demo):
+        app.command()(command)
+
+
+def profiles(json: Json = False) -> None:
+    """List the device profiles and why each is as it is."""
+    from daemon.home import known_profiles
+    from daemon.paths import Paths
+    from daemon.terminal import out, plain, print_json
+
+    found = known_profiles(Paths.at(None))
+    if json:
+        print_json([profile.model_dump() for profile in found.values()])
+        return
+    for profile in found.values():
+        out.print(f"[bold]{profile.name}[/]  {plain(profile.title)}")
+        what = f"{profile.tier}, {profile.format} {profile.quantization}, at most {profile.max_size_mb:g} MB, "
+        what += f"WER at most {profile.max_wer_loss * 100:g} points over the checkpoint, "
+        what += f"audio context {profile.audio_context}"
+        out.print(f"  {what}\n  [dim]{plain(profile.description)}[/]\n")
+
+
+def pull(
+    profile: Annotated[str, typer.Option(help="Device profile to pull for.")],
+    into: Annotated[Path | None, typer.Option(help="Folder that always holds the newest model.")] = None,
+    url: Annotated[str | None, typer.Option(help="The service's address, where it cannot be found by itself.")] = None,
+    json: Json = False,
+) -> None:
+    """Find the service on the network and bring this profile's newest model here."""
+    from daemon.paths import Paths
+    from daemon.terminal import ProgressReporter, megabytes, out, print_json
+    from idiolect.client import Client
+
+    folder = into or Paths.at(None).models / profile
+    with ProgressReporter() as reporter:
+        reporter.stage(f"pull {profile}")
+        pulled = Client(folder, profile, url=url).pull(lambda done, total: reporter.progress(done, total, "MB"))
+    files = [str(file) for file in pulled.files]
+    if json:
+        print_json(
+            {
+                "release": pulled.release_id,
+                "tier": pulled.tier,
+                "changed": pulled.changed,
+                "files": files,
+                "url": pulled.url,
+            }
+        )
+        return
+    state = "new" if pulled.changed else "already the newest"
+    out.print(
+        f"{pulled.release_id} ({pulled.tier}, {megabytes(pulled.size_bytes)}) from {pulled.url}: {state}", markup=False
+    )
+    for file in files:
+        out.print(f"  {file}", markup=False, soft_wrap=True)
+
+
+def demo(
+    voice: Annotated[Literal["synthetic", "human"], typer.Option(help="Whose recordings to learn from.")] = "synthetic",
+    folder: Annotated[Path | None, typer.Option(help="Where the demo's home goes; it is made anew.")] = None,
+) -> None:
+    """The main job on what ships with idiolect, offline, in a few minutes."""
+    from daemon.demo import run_demo
+
+    raise typer.Exit(run_demo(voice, folder or Path(f"demo-home-{voice}")))

@@ -1,0 +1,245 @@
+"""Every setting of the daemon, documented where it stands; `example` writes them as a commented config.toml."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import textwrap
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic_core import ErrorDetails
+
+from idiolect.errors import ConfigError
+from idiolect.wire import Tier
+
+Seconds = Annotated[float, Field(ge=0, le=30 * 86_400)]
+Minutes = Annotated[float, Field(ge=0, le=100_000)]
+
+_PLAIN = {
+    "array": "a list",
+    "an object": "a table of keys and values",
+    "integer": "a whole number",
+    "string": "a text in quotes",
+    "number": "a number",
+    "boolean": "true or false",
+}
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    base: Path = (info.context or {}).get("folder", Path())
+    return (base / path.expanduser()).absolute()
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Recordings(_Section):
+    """Where the recordings are."""
+
+    folders: tuple[Annotated[Path, AfterValidator(_absolute)], ...] = ()
+    """Folders to watch, with all folders below them. None: `recordings` in the home folder (`idiolect status`
+    says where). A relative path counts from the folder of this file."""
+
+    settle_s: Seconds = 2.0
+    """A file is read once its size and time have stood still for this long."""
+
+    rescan_s: Annotated[float, Field(ge=10, le=30 * 86_400)] = 3600.0
+    """Everything is looked at again this often, in case an event was lost."""
+
+    polling: bool = False
+    """Look for changes by polling, for folders on a network mount that idiolect does not recognise as one."""
+
+
+class Training(_Section):
+    """When a model is trained, and how."""
+
+    tiers: tuple[Tier, ...] = ("tiny", "small")
+    """Base models to teach (`idiolect models` lists them). Each must be on this machine: `idiolect models fetch
+    tiny small`."""
+
+    bases: dict[Tier, Annotated[str, Field(min_length=1)]] = {}
+    """Other stock weights for a tier, a model folder or a Hugging Face id: { small = "/models/whisper-small-de" }."""
+
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "en"
+    """What is spoken, as Whisper's code."""
+
+    first_run_minutes: Minutes = 5.0
+    """The first training of a tier starts at this much speech."""
+
+    next_run_minutes: Minutes = 20.0
+    """A later one starts at this much new speech …"""
+
+    next_run_percent: Annotated[float, Field(ge=0, le=1000)] = 10.0
+    """… or at this share of what the last one was trained on, whichever is more;"""
+
+    min_new_clips: Annotated[int, Field(ge=1)] = 100
+    """or at this many new clips, however short."""
+
+    quiet_s: Seconds = 120.0
+    """Training waits until no recording has arrived for this long."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] | None = Field(default=None, examples=[3.0])
+    """Passes over the recordings. Unset: idiolect chooses by tier and amount."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(default=None, examples=[1e-5])
+    """Peak learning rate. Unset: idiolect chooses by tier."""
+
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, examples=[16])
+    """Clips a step, fewer where they are long. Unset: idiolect chooses."""
+
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Two trainings with the same seed, settings and recordings give the same model."""
+
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Processor threads for training. 0: as many as the machine has."""
+
+
+class Export(_Section):
+    """What is made of a trained model."""
+
+    profiles: tuple[str, ...] = ("android-futo", "desktop-whispercpp")
+    """Device profiles to export for (`idiolect profiles` lists them)."""
+
+
+class Publish(_Section):
+    """What reaches the devices."""
+
+    anyway: bool = False
+    """Publish even a model that did not prove better. For trying out the way to a device, never for daily use."""
+
+
+class Server(_Section):
+    """How devices reach this machine."""
+
+    enabled: bool = True
+    """Serve published models."""
+
+    bind: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address to listen on. 127.0.0.1: this machine only; 0.0.0.0: everybody on your network, without a password."""
+
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8737
+    """TCP port. 0: any free one."""
+
+    label: Annotated[str, Field(max_length=40)] = ""
+    """Name shown to devices. Empty: one that tells nothing about you."""
+
+    discovery: bool = True
+    """Announce the server on the local network (mDNS, `_idiolect._tcp`)."""
+
+
+class Config(_Section):
+    """A whole config.toml."""
+
+    recordings: Recordings = Recordings()
+    training: Training = Training()
+    export: Export = Export()
+    publish: Publish = Publish()
+    server: Server = Server()
+    profiles: dict[str, dict[str, Any]] = {}
+    """Other values for single keys of a device profile. `idiolect profiles` shows the keys."""
+
+    def base(self, tier: str) -> str:
+        """What the tier's stock weights are: a tier's name, a model folder or a Hugging Face id."""
+        return self.training.bases.get(tier, tier)
+
+
+def load(path: Path) -> Config:
+    """The settings in `path`; the defaults where there is no such file.
+
+    Raises ConfigError naming file, key, value and what is accepted; for an unknown key the nearest spelling.
+    """
+    try:
+        data = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        return Config()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", "make it readable, or move it away") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}", 'values look like: port = 8737, label = "desk"') from error
+    try:
+        # As JSON, because only there strict types still let a list be a tuple and a string a path.
+        return Config.model_validate_json(json.dumps(data, default=str), context={"folder": path.parent})
+    except ValidationError as error:
+        raise _explained(path, error.errors(include_url=False)[0]) from error
+
+
+def example(config: Config | None = None) -> str:
+    """A config.toml that says `config` (default: the defaults), each setting under its explanation."""
+    config = config or Config()
+    lines = ["# idiolect: settings. These are the defaults; any line may be left out."]
+    for name, field in Config.model_fields.items():
+        section = getattr(config, name)
+        if isinstance(section, _Section):
+            lines += ["", "", *_comment(type(section).__doc__ or ""), f"[{name}]", *_settings(section)]
+        else:
+            lines += ["", "", *_comment(field.description or ""), *_overrides(section)]
+    return "\n".join(lines) + "\n"
+
+
+def _settings(section: _Section) -> list[str]:
+    lines = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        line = f"{name} = {_toml(value)}" if value is not None else f"# {name} = {_toml((field.examples or [''])[0])}"
+        lines += ["", *_comment(field.description or ""), line]
+    return lines
+
+
+def _overrides(profiles: dict[str, dict[str, Any]]) -> list[str]:
+    if not profiles:
+        return ["# [profiles.android-futo]", '# tier = "base"']
+    lines = []
+    for name, values in profiles.items():
+        lines += ["", f"[profiles.{_toml(name)}]", *(f"{_toml(key)} = {_toml(value)}" for key, value in values.items())]
+    return lines
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), 100, initial_indent="# ", subsequent_indent="# ")
+
+
+def _toml(value: Any) -> str:  # noqa: ANN401
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    # A JSON string is a TOML string, but for this one character that TOML wants escaped.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _explained(path: Path, error: ErrorDetails) -> ConfigError:
+    *parents, last = error["loc"]
+    key = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and part.endswith("]")))
+    if error["type"] == "extra_forbidden":
+        known = list(_model_at(parents).model_fields)
+        near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return ConfigError(f"{path}: unknown key {key}", f"{hint}known here: {', '.join(known)}")
+    value = json.dumps(error["input"], ensure_ascii=False, default=str)
+    return ConfigError(f"{path}: {key} = {value}", f"expected: {_expected(error)}")
+
+
+def _expected(error: ErrorDetails) -> str:
+    if error["type"] == "model_type":
+        return f"a section of its own, with the keys {', '.join(_model_at(error['loc']).model_fields)}"
+    message = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return _PLAIN.get(message, message)
+
+
+def _model_at(loc: tuple[int | str, ...] | list[int | str]) -> type[BaseModel]:
+    model: type[BaseModel] = Config
+    for part in loc:
+        annotation = model.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return model

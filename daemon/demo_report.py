@@ -1,0 +1,124 @@
+"""The table at the end of the demo, and whether every promise in it was kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daemon.terminal import megabytes, out, percent, plain, table
+
+FEWER_ERRORS = {"synthetic": 0.70, "human": 0.50}
+WORDS_RECALLED = 0.80
+TRAINED_TO_PULLED_S = 15.0
+MAX_WER_LOSS = 0.03
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the demo saw: the run, its result, evaluations [stock, tuned] on each device, transcripts, times."""
+
+    run: dict[str, Any]
+    result: dict[str, Any]
+    phone: list[dict[str, Any]]
+    desktop: list[dict[str, Any]]
+    examples: Sequence[tuple[str, str, str]]
+    files: dict[str, Path]
+    pull_s: float
+    trained_to_pulled_s: float
+    home: Path
+
+
+@dataclass(frozen=True)
+class Promise:
+    """One row: what was measured before and after, what was promised, whether it was kept."""
+
+    what: str
+    stock: str
+    tuned: str
+    promised: str
+    kept: bool
+
+
+def promises(voice: str, finding: Finding) -> list[Promise]:
+    """Every row of the table."""
+    result = finding.result
+    stock, tuned = result["stock"]["wer"], result["tuned"]["wer"]
+    rows = [_fewer("word errors, new model", stock, tuned, FEWER_ERRORS[voice])]
+    for title, (before, after) in (("phone file (android-futo)", finding.phone), ("desktop file", finding.desktop)):
+        made = next(a for a in result["artifacts"] if (a["profile"] == "android-futo") == title.startswith("phone"))
+        loss = after["wer"] - made["checkpoint_wer"]
+        rows.append(
+            Promise(
+                f"word errors, {title}",
+                percent(before["wer"]),
+                percent(after["wer"]),
+                f"at most {MAX_WER_LOSS * 100:g} points over the model",
+                loss <= MAX_WER_LOSS and after["wer"] < before["wer"],
+            )
+        )
+    if terms := result["terms"]:
+        said, before, after = (sum(term[key] for term in terms) for key in ("occurrences", "stock", "tuned"))
+        wanted = WORDS_RECALLED if voice == "synthetic" else 0.0
+        recall = f"{after} of {said}"
+        promised = f"at least {wanted:.0%} heard" if wanted else "–"
+        rows.append(Promise("new words heard", f"{before} of {said}", recall, promised, after >= wanted * said))
+    loops = max(after["loops"] for after in (finding.phone[1], finding.desktop[1]))
+    rows.append(
+        Promise("outputs that run on in loops", percent(finding.phone[0]["loops"]), percent(loops), "0.0%", not loops)
+    )
+    waited = finding.trained_to_pulled_s
+    limit = TRAINED_TO_PULLED_S
+    rows.append(Promise("training done → on the phone", "–", f"{waited:.1f} s", f"under {limit:g} s", waited < limit))
+    return rows
+
+
+def show_report(voice: str, finding: Finding, status: dict[str, Any]) -> bool:
+    """Print the table and what to do next; True when every promise was kept."""
+    rows = promises(voice, finding)
+    result = finding.result
+    out.print()
+    out.print("[bold]What was said, and what the phone heard before and after[/]")
+    for said, before, after in finding.examples:
+        out.print(f"  said   {plain(said)}\n  before [red]{plain(before)}[/]\n  after  [green]{plain(after)}[/]\n")
+    held = f"{result['held_out_clips']} recordings ({result['held_out_words']} words) that no model was trained on"
+    table(
+        f"Measured on {held}",
+        ["", "stock", "tuned", "promised", ""],
+        [[row.what, row.stock, row.tuned, row.promised, "ok" if row.kept else "MISSED"] for row in rows],
+    )
+    if result["terms"]:
+        learned = ", ".join(f"{t['term']} {t['tuned']}/{t['occurrences']}" for t in result["terms"])
+        out.print(f"\n[bold]Words it did not know[/] (heard/said now): {plain(learned)}")
+    out.print()
+    table(
+        "Files",
+        ["for", "size", "speed", "where"],
+        [
+            [name, megabytes(path.stat().st_size), f"{1 / after['rtf']:.0f} × real time", str(path)]
+            for (name, path), after in zip(finding.files.items(), (finding.phone[1], finding.desktop[1]), strict=True)
+        ],
+    )
+    minutes = status["hours"] * 60
+    out.print(
+        f"\nTrained on {result['train_clips']} recordings in {result['train_s']:.0f} s "
+        f"({minutes:.1f} minutes of speech in the folder)."
+    )
+    out.print("\n[bold]Next, with your own voice[/]")
+    for line in (
+        "idiolect init                      make a home and see where to put recordings",
+        "idiolect models fetch tiny small   get the stock models, once",
+        "idiolect run                       leave it running; it trains when enough has come in",
+        f"idiolect --home {finding.home} status   look around in this demo's home",
+    ):
+        out.print(f"  {line}", markup=False, soft_wrap=True)
+    if not all(row.kept for row in rows):
+        out.print("\n[bold red]A promise was missed; see MISSED above.[/]")
+    return all(row.kept for row in rows)
+
+
+def _fewer(what: str, stock: float, tuned: float, wanted: float) -> Promise:
+    fewer = 1 - tuned / stock if stock else 0.0
+    promised = f"{wanted:.0%} fewer: {fewer:.0%}"
+    return Promise(what, percent(stock), percent(tuned), promised, fewer >= wanted)

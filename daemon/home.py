@@ -1,0 +1,122 @@
+"""What the commands do on a home without its daemon: make it, look up a run, export a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from daemon.config import example, load
+from daemon.paths import Paths
+from daemon.work.spec import load_result
+from idiolect.errors import UsageError
+from idiolect.files import write_text
+from training import base_models
+
+if TYPE_CHECKING:
+    from device_profiles import Profile
+    from exporters import ExportedFile
+    from idiolect.child import Reporter
+
+
+def initialise(paths: Paths) -> Iterator[str]:
+    """Make the folders and a commented config.toml where there is none; the lines to tell the user.
+
+    Raises ConfigError where a config.toml stands there that cannot be used.
+    """
+    paths.make()
+    if paths.config_file.exists():
+        config = load(paths.config_file)
+        yield f"Settings:   {paths.config_file} (kept as it is)"
+    else:
+        paths.config_file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(paths.config_file, example(), mode=0o600)
+        config = load(paths.config_file)
+        yield f"Settings:   {paths.config_file}"
+    folders = config.recordings.folders or (paths.recordings,)
+    if not config.recordings.folders:
+        paths.recordings.mkdir(parents=True, exist_ok=True)
+    yield f"Recordings: {', '.join(map(str, folders))}"
+    yield f"Models:     {paths.models}"
+    yield ""
+    missing = [config.base(tier) for tier in config.training.tiers]
+    missing = [base for base in missing if not base_models.is_cached(base, paths.cache)]
+    if missing:
+        yield f"1. Get the stock models once:  idiolect models fetch {' '.join(missing)}"
+    else:
+        yield f"1. The stock models are here:  {', '.join(config.training.tiers)}"
+    yield f"2. Put recordings (NAME.wav and what was said in NAME.txt) into {folders[0]}"
+    yield "3. Start the daemon:           idiolect run"
+    yield "   and see what it does:       idiolect status"
+
+
+def describe_run(paths: Paths, runs: Sequence[dict[str, Any]], number: str) -> dict[str, Any]:
+    """One of `runs` (as `status` lists them) with the job's whole result where there is one. Raises UsageError."""
+    wanted = f"run-{int(number):04d}" if number.isdigit() else number
+    for run in runs:
+        if run["id"] == wanted:
+            result = load_result(paths.runs / wanted)
+            return {**run, "folder": str(paths.runs / wanted), "result": result and result.model_dump(mode="json")}
+    known = ", ".join(run["id"] for run in runs) or "there is none yet"
+    raise UsageError(f"no run is called {number!r}", f"runs: {known}")
+
+
+def known_profiles(paths: Paths) -> dict[str, Profile]:
+    """Every device profile by name, the user's own and changed ones included. Raises ConfigError."""
+    import device_profiles
+
+    config = load(paths.config_file)
+    return device_profiles.load(paths.profiles_dir, config.profiles, paths.config_file)
+
+
+def export_model(
+    paths: Paths,
+    model: str,
+    profile_name: str | None,
+    format: str | None,
+    quantization: str | None,
+    outfile: Path | None,
+    reporter: Reporter,
+) -> tuple[Path, ExportedFile]:
+    """Export by profile or by format; explicit values win over the profile's. Raises UsageError, CheckpointError."""
+    import exporters
+
+    name = "idiolect.bin"
+    if profile_name is not None:
+        profiles = known_profiles(paths)
+        if profile_name not in profiles:
+            raise UsageError(f"no device profile is called {profile_name!r}", f"choose one of {', '.join(profiles)}")
+        profile = profiles[profile_name]
+        format, quantization = format or profile.format, quantization or profile.quantization
+        name = profile.artifact_name()
+    if format is None or quantization is None:
+        raise UsageError(
+            "what to export is not said", "--profile android-futo, or --format ggml --quant q5_0 --outfile F"
+        )
+    folder = base_models.resolve(model, paths.cache)
+    outfile = outfile or Path(name)
+    return outfile, exporters.export_file(folder, format, quantization, outfile, reporter)
+
+
+def score_files(reference: Path, hypothesis: Path) -> dict[str, Any]:
+    """WER, CER and counts of two text files, line by line where they have equally many lines, else as wholes.
+
+    Raises UsageError for a file that cannot be read as text.
+    """
+    from dataclasses import asdict
+
+    from training.scoring import error_rates
+
+    said, heard = _text_lines(reference), _text_lines(hypothesis)
+    if len(said) != len(heard):
+        said, heard = [" ".join(said)], [" ".join(heard)]
+    return {"normalizer": "basic", **asdict(error_rates(said, heard))}
+
+
+def _text_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "name a text file") from error
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text", "save it as UTF-8") from None

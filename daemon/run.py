@@ -1,0 +1,292 @@
+"""The resident process: watches recordings, decides, runs jobs, publishes, serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import asdict
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+from daemon.config import Config
+from daemon.config import Server as ServerSettings
+from daemon.intake.intake import Intake
+from daemon.paths import Paths
+from daemon.rooms import Rooms
+from daemon.status import describe
+from daemon.sync.control import ControlServer
+from daemon.sync.discovery import Advertisement
+from daemon.sync.server import Server
+from daemon.work import runs
+from daemon.work.jobs import PIPELINE
+from daemon.work.scheduler import Action, next_action
+from daemon.work.trainer import Trainer
+from idiolect.errors import CheckpointError, DatasetError, UsageError
+
+REST_S = 0.5
+REST_FACTOR = 4
+"""After a decision it rests for so many times as long as that took, and for REST_S at least: files arrive in bursts."""
+TELL_EVERY_S = 5.0
+"""How often `on_event` hears of recordings while they still arrive."""
+TROUBLE_PAUSE_S = 60.0
+
+_log = logging.getLogger("idiolect")
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+"""Hears what a person in front of the terminal may want to see: ("serving", {"urls"}), ("recordings", counts),
+("next", as in status), ("job", as in status and the job's own "message"), ("run", {"id", "state", "reason",
+"release"}), ("warning", {"message"})."""
+
+
+class Daemon:
+    """One home's resident process. Make it, then `run()`; `stop()` may come from a signal or the control socket."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        config: Config,
+        *,
+        on_event: OnEvent = lambda kind, data: None,
+        pipeline: Sequence[str] = PIPELINE,
+    ) -> None:
+        self._paths = paths
+        self._config = config
+        self.started = False
+        """Every door is open."""
+        self._wake, self._stopping = asyncio.Event(), asyncio.Event()
+        self._on_event = on_event
+        self._pipeline = pipeline
+        self._action = Action("nothing", "starting")
+        self._decided_in_s = 0.0
+        self._forced: set[str] = set()
+        self._looked = False  # at the folders as they are now
+        self._told: dict[str, dict[str, Any]] = {}
+        self._told_s = time.monotonic()
+        self._urls: list[str] = []
+        self._warnings: dict[str, str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: Server | None = None
+        self._advertisement: Advertisement | None = None
+
+    def run(self) -> None:
+        """Live until stopped. Raises AlreadyRunning, ConfigError (also for a port in use), StoreError."""
+        asyncio.run(self.serve())
+
+    async def serve(self) -> None:
+        """`run` inside an event loop."""
+        with self._paths.locked(), _logging(self._paths.log_file), Rooms.opened(self._paths, self._config) as rooms:
+            self._rooms = rooms
+            with self._signals():
+                async with contextlib.AsyncExitStack() as closing:
+                    await self._startup(closing)
+                    self.started = True
+                    await self._main_loop()
+
+    def stop(self) -> None:
+        """Save the running job and end. The second call does not wait for the job."""
+        if self.started:
+            self._trainer.stop()
+        self._stopping.set()
+        self._wake.set()
+
+    def status(self) -> dict[str, Any]:
+        """What `idiolect status --json` says."""
+        if self._action.kind != "train":
+            self._decide()
+        job = self._trainer.job
+        waiting = ["a job of the daemon before this one still saves its work; waiting for its end"]
+        return describe(
+            self._rooms,
+            self._action,
+            pid=os.getpid(),
+            job=job.describe() if job else None,
+            urls=self._urls,
+            warnings=[*self._intake.warnings, *self._warnings.values(), *(waiting if self._trainer.waiting else [])],
+        )
+
+    # Life
+
+    async def _startup(self, closing: contextlib.AsyncExitStack) -> None:
+        """Open every door; `closing` shuts them in reverse order, also where a later one does not open."""
+        _log.info("starting, pid %d", os.getpid())
+        self._trainer = Trainer(self._rooms, self._pipeline, self._on_event)
+        if not self._config.recordings.folders:
+            with contextlib.suppress(OSError):  # then it is missing, which `status` says
+                self._paths.recordings.mkdir(parents=True, exist_ok=True)
+        settings = self._config.recordings
+        self._intake = Intake(
+            self._rooms.library, self._rooms.folders, settings.settle_s, settings.rescan_s, settings.polling
+        )
+        self._intake.on_change = self._wake.set
+        if self._config.server.enabled:
+            await self._serve_devices(self._config.server, closing)
+        control = ControlServer(self._paths.control_socket, self._command)
+        closing.push_async_callback(control.stop)
+        await control.start()
+        closing.push_async_callback(self._end_tasks)
+        self._spawn(self._take_in())
+
+    async def _main_loop(self) -> None:
+        trouble = False
+        while not self._stopping.is_set():
+            try:
+                if trouble:
+                    self._trainer.recover()
+                    trouble = False
+                    self._warnings.pop("state", None)
+                self._wake.clear()
+                self._decide()
+                if self._action.kind == "train" and self._action.tier:
+                    await self._train(self._action.tier, self._action.run_id)
+                else:
+                    await self._sleep_until(self._action.at)
+            except (OSError, sqlite3.Error) as error:  # a full disk, most often; what is published is served on
+                trouble = True
+                _log.exception("cannot go on")
+                self._warn("state", f"{self._paths.state} cannot be written ({error}); trying again every minute")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), TROUBLE_PAUSE_S)
+
+    async def _serve_devices(self, settings: ServerSettings, closing: contextlib.AsyncExitStack) -> None:
+        store = self._rooms.store
+        self._server = Server(store, settings.label, settings.bind, settings.port)
+        closing.push_async_callback(self._server.stop)
+        found = await self._server.start()
+        self._urls = [f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for host, port in found]
+        self._on_event("serving", {"urls": self._urls})
+        if settings.discovery:
+            self._advertisement = Advertisement(store.repo, settings.label, settings.bind, found[0][1], store.version)
+            closing.push_async_callback(self._advertisement.stop)
+            self._spawn(self._advertise(self._advertisement))
+
+    def _decide(self) -> None:
+        began_s = time.monotonic()
+        snapshot = runs.look(self._rooms, frozenset(self._forced), busy=self._intake.busy or not self._looked)
+        action = next_action(snapshot, self._config.training, time.time())
+        self._action = action
+        if action.kind == "train" or not snapshot.busy or began_s > self._told_s + TELL_EVERY_S:
+            self._tell()
+        self._decided_in_s = time.monotonic() - began_s
+
+    def _tell(self) -> None:
+        self._told_s = time.monotonic()
+        news = {
+            "recordings": asdict(self._rooms.library.counts()),
+            "next": {"action": self._action.kind, "reason": self._action.reason, "tier": self._action.tier},
+        }
+        for kind, data in news.items():
+            if data != self._told.get(kind):
+                self._told[kind] = data
+                self._on_event(kind, data)
+
+    async def _sleep_until(self, at: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), None if at is None else max(0.0, at - time.time()))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), max(REST_S, REST_FACTOR * self._decided_in_s))
+
+    # Beside it
+
+    async def _train(self, tier: str, run_id: str | None) -> None:
+        self._forced.discard(tier)
+        run = await self._trainer.train(tier, run_id)
+        if run is None or run.state != "published":
+            return
+        if self._server is not None:
+            self._server.notify()
+        if self._advertisement is not None:
+            await self._advertisement.update(self._rooms.store.version)
+
+    async def _take_in(self) -> None:
+        while True:
+            try:
+                if not self._looked:
+                    await self._intake.rescan()  # nothing is decided on what stood in the folders last week
+                    self._looked = True
+                    self._wake.set()
+                await self._intake.run()
+            except Exception as error:  # serving what is published must not end because a folder makes trouble
+                _log.exception("reading recordings failed")
+                self._warn("intake", f"recordings are not read ({error}); trying again every minute")
+            await asyncio.sleep(TROUBLE_PAUSE_S)
+
+    async def _advertise(self, advertisement: Advertisement) -> None:
+        if warning := await advertisement.start():
+            self._warn("discovery", warning)
+
+    async def _end_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if command == "train":
+            return self._train_now(arguments.get("tier"))
+        if command == "rescan":
+            await self._intake.rescan()
+        if command == "stop":
+            self.stop()
+        return self.status()
+
+    def _train_now(self, tier: str | None) -> dict[str, Any]:
+        tiers = [tier] if tier else list(self._config.training.tiers)
+        if unknown := set(tiers) - set(self._config.training.tiers):
+            known = ", ".join(self._config.training.tiers)
+            raise UsageError(f"tier {unknown.pop()!r} is not in [training] tiers", f"there: {known}")
+        if not self._rooms.library.counts().clips:
+            raise DatasetError("no recording with a transcript yet", f"put some into {self._rooms.folders[0]}")
+        cached = [tier for tier in tiers if self._rooms.is_cached(tier)]
+        if not cached:
+            bases = " ".join(self._config.base(tier) for tier in tiers)
+            raise CheckpointError("the stock weights are not on this machine", f"run: idiolect models fetch {bases}")
+        self._forced |= set(cached)
+        self._wake.set()
+        return {"tiers": cached, "after": self._trainer.job.run_dir.name if self._trainer.job else None}
+
+    # Plumbing
+
+    def _warn(self, about: str, message: str) -> None:
+        self._warnings[about] = message
+        self._on_event("warning", {"message": message})
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def _logging(path: Path) -> Iterator[None]:
+    handler = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=2, encoding="utf-8")
+    path.chmod(0o600)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

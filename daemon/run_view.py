@@ -1,0 +1,54 @@
+"""What `idiolect run` shows: a line for each event, and a progress bar while a job runs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from daemon.paths import Paths
+from daemon.terminal import ProgressReporter, err, plain
+from idiolect.child import Message
+
+
+class RunView:
+    """Give `show` to the Daemon as its `on_event`; use it as a context manager."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._bar: ProgressReporter | None = None  # only while a job runs: a live display wakes up ten times a second
+
+    def __enter__(self) -> RunView:
+        self._line(f"idiolect keeps its things in {self._paths.state}; Ctrl-C ends it, nothing is lost")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end_bar()
+
+    def show(self, kind: str, data: dict[str, Any]) -> None:
+        """One event of the Daemon."""
+        if kind == "job":
+            message = dict(data["message"])
+            if self._bar is None:
+                self._bar = ProgressReporter().__enter__()
+            self._bar.show(Message(message.pop("kind"), message))
+        elif kind == "serving":
+            self._line(f"serving models at {', '.join(data['urls'])}")
+        elif kind == "recordings":
+            self._line(f"recordings: {data['ready']} ready, {data['waiting']} waiting, {data['rejected']} rejected")
+        elif kind == "next":
+            self._line(f"next: {data['reason']}")
+        elif kind == "warning":
+            self._line(f"warning: {data['message']}")
+        elif kind == "run":
+            self._end_bar()
+            said = {"published": f"published as {data['release']}", "kept": "kept, not published"}
+            reason = f": {data['reason']}" if data["reason"] else ""
+            self._line(f"{data['id']} {said.get(data['state'], data['state'])}{reason}")
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+            self._bar = None
+
+    def _line(self, text: str) -> None:
+        err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {plain(text)}")

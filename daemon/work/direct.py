@@ -1,0 +1,200 @@
+"""Training, scoring, exporting and transcribing by hand, on a folder, without the daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from idiolect.child import Reporter
+from idiolect.errors import AudioError, DatasetError, IdiolectError, UsageError
+from idiolect.transcriber import DecodingOptions, Transcriber, Transcription
+from training import base_models
+
+if TYPE_CHECKING:
+    from training.clips import Clip
+    from training.evaluate import Evaluation, EvaluationClip
+    from training.finetune import Outcome, Settings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training by hand: what came of it, and the scores of stock and tuned model on held-out clips."""
+
+    outcome: Outcome
+    evaluations: tuple[Evaluation, ...]
+
+
+def open_model(reference: str, cache: Path, threads: int = 0) -> Transcriber:
+    """A tier, model folder, Hugging Face id or exported file as a Transcriber. Raises UsageError for anything else."""
+    path = Path(reference).expanduser()
+    if path.is_file():
+        from exporters.runtimes import open_artifact
+
+        return open_artifact(path, threads)
+    from training.decode import CheckpointTranscriber
+
+    return CheckpointTranscriber(base_models.resolve(reference, cache), reference, threads)
+
+
+def train(
+    model: str,
+    train_data: Path,
+    validation_data: Path | None,
+    out: Path,
+    settings: Settings,
+    language: str,
+    cache: Path,
+    reporter: Reporter,
+) -> Trained:
+    """Fine-tune `model` on a folder of recordings, write the Hugging Face folder `out`, score both on held-out clips.
+
+    Held-out are the clips of `validation_data`, else those in `validation/`, else the split by transcript.
+    Raises UsageError (`out` stands in the way), DatasetError, CheckpointError, JobStopped.
+    """
+    from training.finetune import Source, finetune
+
+    if out.exists():
+        raise UsageError(f"{out} exists already", "name another --output, or move it away")
+    base = base_models.resolve(model, cache)
+    reporter.stage("prepare")
+    sides = _sides(_read(train_data, reporter))
+    held_out = _read(validation_data, reporter) if validation_data else sides["held-out"]
+    sources = [
+        Source(clip.path.name, pcm, clip.text, clip.language or language, side == "select")
+        for side in ("train", "select")
+        for clip, pcm in _decoded(sides[side], reporter)
+    ]
+    judged = _evaluation_clips(held_out, reporter)
+    reporter.stage("train")
+    outcome = finetune(base, sources, out, settings, reporter)
+    if not judged:
+        reporter.warning("no held-out clips: the new model was not measured")
+        return Trained(outcome, ())
+    options = DecodingOptions(language)
+    return Trained(outcome, tuple(_scored([model, str(out)], judged, options, cache, reporter)))
+
+
+def evaluate(
+    models: Sequence[str], data: Path, options: DecodingOptions, cache: Path, reporter: Reporter
+) -> list[Evaluation]:
+    """Every model on the same clips, in the order asked: those of `data`/validation where it exists, else all.
+
+    Raises DatasetError, UsageError, CheckpointError, ArtifactError, RuntimeFailed.
+    """
+    clips = _read(data, reporter)
+    if (data / "validation").is_dir():
+        clips = [clip for clip in clips if clip.side == "held-out"]
+    judged = _evaluation_clips(clips, reporter)
+    if not judged:
+        raise DatasetError(f"{data}: no clip to score on", "it needs recordings with transcripts")
+    return list(_scored(models, judged, options, cache, reporter))
+
+
+def transcribe(
+    model: str, files: Sequence[Path], options: DecodingOptions, cache: Path
+) -> Iterator[tuple[Path, Transcription]]:
+    """Each file's text; audio longer than 30 s is cut into windows at the quietest point near their ends.
+
+    Raises AudioError, UsageError, CheckpointError, ArtifactError, RuntimeFailed.
+    """
+    from training.audio import decode
+
+    transcriber = open_model(model, cache)
+    try:
+        for file in files:
+            answers = [transcriber.transcribe(window, options) for window in windows(decode(file))]
+            text = " ".join(answer.text for answer in answers if answer.text)
+            yield (
+                file,
+                Transcription(text, sum(a.duration_s for a in answers), sum(a.compute_s for a in answers)),
+            )
+    finally:
+        transcriber.close()
+
+
+def windows(pcm: Any) -> Iterator[Any]:  # noqa: ANN401
+    """1-D float32 pieces of at most 30 s, cut at the quietest 0.1 s of their last ten seconds."""
+    import numpy as np
+
+    from idiolect.whisper import MAX_SAMPLES, RATE_HZ
+
+    step = RATE_HZ // 10
+    while len(pcm) > MAX_SAMPLES:
+        tail = pcm[MAX_SAMPLES - 10 * RATE_HZ : MAX_SAMPLES]
+        energies = np.square(tail.reshape(-1, step)).sum(axis=1)
+        cut = MAX_SAMPLES - 10 * RATE_HZ + int(energies.argmin()) * step + step // 2
+        yield pcm[:cut]
+        pcm = pcm[cut:]
+    yield pcm
+
+
+@contextlib.contextmanager
+def stopping_on_interrupt(reporter: Reporter) -> Iterator[None]:
+    """Ctrl-C asks the work to save and stop; a second Ctrl-C ends it at once."""
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if reporter.stop.is_set():
+            raise KeyboardInterrupt
+        reporter.stop.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _scored(
+    models: Sequence[str], clips: Sequence[EvaluationClip], options: DecodingOptions, cache: Path, reporter: Reporter
+) -> Iterator[Evaluation]:
+    from training.evaluate import evaluate as score
+
+    for model in models:
+        reporter.stage(f"score {model}")
+        transcriber = open_model(model, cache)
+        transcriber.name = model
+        try:
+            yield score(transcriber, clips, options, reporter)
+        finally:
+            transcriber.close()
+
+
+def _read(folder: Path, reporter: Reporter) -> list[Clip]:
+    from training.clips import read_folder
+
+    return read_folder(folder, lambda path, reason: reporter.warning(f"left out {path.name}: {reason}"))
+
+
+def _sides(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+    """Clips by side; where the user made a validation/ folder, nothing else is held out."""
+    from training.split import side
+
+    declared = any(clip.side == "held-out" for clip in clips)
+    sides: dict[str, list[Clip]] = {"train": [], "select": [], "held-out": []}
+    for clip in clips:
+        sides[side(clip.text, clip.side or ("train" if declared else None))].append(clip)
+    return sides
+
+
+def _decoded(clips: Sequence[Clip], reporter: Reporter) -> Iterator[tuple[Clip, Any]]:
+    from training.audio import decode
+
+    for done, clip in enumerate(clips):
+        reporter.check_stop()
+        try:
+            yield clip, decode(clip.path, clip.start_s, clip.end_s)
+        except (AudioError, OSError) as error:
+            message = error.message if isinstance(error, IdiolectError) else str(error)
+            reporter.warning(f"left out {clip.path.name}: {message}")
+        reporter.progress(done + 1, len(clips), "clips")
+
+
+def _evaluation_clips(clips: Sequence[Clip], reporter: Reporter) -> list[EvaluationClip]:
+    from training.evaluate import EvaluationClip
+
+    return [EvaluationClip(clip.path.name, pcm, clip.text) for clip, pcm in _decoded(clips, reporter)]

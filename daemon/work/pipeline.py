@@ -1,0 +1,303 @@
+"""The job: train → evaluate → export → check, for one tier. `python -m daemon.work.pipeline RUN_DIR`.
+
+Writes only its run folder. Each finished stage leaves a file there, so that a continued job starts at the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from daemon.work.spec import (
+    RESULT_FILE,
+    ArtifactResult,
+    Difference,
+    ExportedFileRecord,
+    JobClip,
+    JobResult,
+    JobSpec,
+    Scores,
+    TermRecall,
+    load_result,
+    load_spec,
+)
+from idiolect.child import Reporter, run_child
+from idiolect.errors import AudioError, DatasetError, JobError
+from idiolect.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from training.evaluate import Evaluation, EvaluationClip
+
+CHECKPOINT = "checkpoint"
+TRAINED_FILE = "trained.json"
+ARTIFACTS = "artifacts"
+MAX_CHECKED_CLIPS = 40  # an export is compared with its checkpoint clip by clip, which needs fewer than judging a model
+
+
+def run(run_dir: Path, reporter: Reporter) -> JobResult:
+    """Do, or continue, the job of `run_dir` and write its result. Raises JobStopped and every training error."""
+    import filelock
+
+    try:
+        with filelock.FileLock(run_dir / "lock", timeout=0):
+            return load_result(run_dir) or _Pipeline(run_dir, reporter).run()
+    except filelock.Timeout:
+        raise JobError(f"another process works on {run_dir.name}", "wait for it to end") from None
+
+
+def main() -> int:
+    """Entry point of the child process."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a job never downloads
+    run_dir = Path(sys.argv[1])
+
+    def work(reporter: Reporter) -> dict[str, Any]:
+        result = run(run_dir, reporter)
+        return {"run_id": result.run_id, "wer_stock": result.stock.wer, "wer_tuned": result.tuned.wer}
+
+    return run_child(work)
+
+
+class _Pipeline:
+    def __init__(self, run_dir: Path, reporter: Reporter) -> None:
+        from training import base_models
+
+        self.run_dir, self.reporter = run_dir, reporter
+        self.spec: JobSpec = load_spec(run_dir)
+        self.base = base_models.resolve(self.spec.base, self.spec.cache)
+        self.checkpoint = run_dir / CHECKPOINT
+        self._evaluations: dict[tuple[str, str, int], Evaluation] = {}
+        self._unreadable: list[str] = []
+
+    def run(self) -> JobResult:
+        from training.evaluate import EvaluationClip
+
+        self.reporter.stage("read held-out recordings")
+        judged, pcms = self._load([clip for clip in self.spec.clips if clip.side == "held-out"])
+        clips = [EvaluationClip(clip.path.name, pcm, clip.text) for clip, pcm in zip(judged, pcms, strict=True)]
+        self.reporter.stage("score the stock model")
+        stock = self._evaluate("stock", self.base, clips)
+        trained = self._train()
+        self.reporter.stage("score the new model")
+        tuned = self._evaluate("tuned", self.checkpoint, clips)
+        checked = clips[:: max(1, len(clips) // MAX_CHECKED_CLIPS)][:MAX_CHECKED_CLIPS]
+        artifacts = [self._artifact(profile, checked) for profile in self.spec.profiles]
+        fields = {
+            "run_id": self.spec.run_id,
+            "tier": self.spec.tier,
+            **_base_info(self.spec.base),
+            "languages": tuple(sorted({clip.language for clip in self.spec.clips})),
+            **trained,
+            "held_out_clips": len(clips),
+            "held_out_words": stock.words,
+            "held_out_audio_s": stock.audio_s,
+            "held_out_sha256": _digest(sorted((clip.pcm_sha256, clip.text) for clip in judged)),
+            "stock": _scores(stock),
+            "tuned": _scores(tuned),
+            "versus_stock": _difference(tuned, stock),
+            **self._versus_published(tuned, judged, clips),
+            "terms": _terms(stock, tuned),
+            "artifacts": tuple(artifacts),
+        }
+        result = JobResult.model_validate(fields)
+        write_text(self.run_dir / RESULT_FILE, result.model_dump_json(indent=1) + "\n", mode=0o600)
+        return result
+
+    def _train(self) -> dict[str, Any]:
+        """The fields of JobResult that training gives, from disk where it is done."""
+        from training.finetune import Settings, Source, finetune
+
+        done = self.run_dir / TRAINED_FILE
+        if self.checkpoint.is_dir() and done.exists():
+            return dict(json.loads(done.read_text()))
+        self.reporter.stage("read recordings")
+        taught, pcms = self._load([clip for clip in self.spec.clips if clip.side != "held-out"])
+        sources = [
+            Source(clip.path.name, pcm, clip.text, clip.language, clip.side == "select")
+            for clip, pcm in zip(taught, pcms, strict=True)
+        ]
+        self.reporter.stage("train")
+        settings = Settings.of({"threads": self.spec.threads, **self.spec.training})
+        outcome = finetune(self.base, sources, self.checkpoint, settings, self.reporter)
+        trained = {
+            "train_clips": outcome.clips,
+            "train_audio_s": outcome.audio_s,
+            "skipped": [*self._unreadable, *outcome.skipped],
+            "steps": outcome.steps,
+            "train_s": outcome.train_s,
+            "seed": outcome.settings.seed,
+            "recipe_sha256": outcome.settings.digest(),
+        }
+        write_json(done, trained, mode=0o600)
+        return trained
+
+    def _load(self, clips: Sequence[JobClip]) -> tuple[list[JobClip], list[Any]]:
+        """Clips that can still be read, with their PCM; the others are noted: a file may go while a job runs."""
+        from training.audio import decode, pcm_sha256
+
+        kept, pcms = [], []
+        for done, clip in enumerate(clips):
+            self.reporter.check_stop()
+            try:
+                pcm = decode(clip.path, clip.start_s, clip.end_s)
+                if pcm_sha256(pcm) != clip.pcm_sha256:
+                    raise DatasetError("the audio changed since the run began")
+            except (AudioError, DatasetError, OSError) as error:
+                self._unreadable.append(f"{clip.path.name}: {error}")
+                self.reporter.warning(f"left out {clip.path.name}: {error}")
+            else:
+                kept.append(clip)
+                pcms.append(pcm)
+            self.reporter.progress(done + 1, len(clips), "clips")
+        return kept, pcms
+
+    def _evaluate(
+        self, name: str, folder: Path, clips: Sequence[EvaluationClip], context: str = "dynamic"
+    ) -> Evaluation:
+        """A checkpoint on held-out clips, once per audio context."""
+        key = name, context, len(clips)
+        if key not in self._evaluations:
+            from training.decode import CheckpointTranscriber
+            from training.evaluate import evaluate
+
+            transcriber = CheckpointTranscriber(folder, name, self.spec.threads)
+            options = self._options(context)
+            self._evaluations[key] = evaluate(transcriber, clips, options, self.reporter)
+            transcriber.close()
+        return self._evaluations[key]
+
+    def _versus_published(
+        self, tuned: Evaluation, judged: Sequence[JobClip], clips: Sequence[EvaluationClip]
+    ) -> dict[str, Any]:
+        """The comparison with the tier's current release, on clips it was not trained on."""
+        published = self.spec.published
+        if published is None or not published.checkpoint.is_dir():
+            return {}
+        kept = [i for i, clip in enumerate(judged) if clip.pcm_sha256 not in published.trained_on]
+        other = self._evaluate("published", published.checkpoint, clips)
+        return {
+            "versus_published": _difference(tuned, other, kept),
+            "published_release": published.release_id,
+        }
+
+    def _artifact(self, profile: Mapping[str, Any], clips: Sequence[EvaluationClip]) -> ArtifactResult:
+        """One profile's file, made and heard in its own runtime; an error is a result, the other profiles go on."""
+        from device_profiles import Profile
+        from idiolect.errors import IdiolectError, JobStopped
+
+        wanted = Profile.model_validate(profile)
+        about: dict[str, Any] = {"profile": wanted.name, "format": wanted.format, "quantization": wanted.quantization}
+        about["audio_context"] = wanted.audio_context
+        try:
+            return self._made_and_checked(wanted, clips, about)
+        except JobStopped:
+            raise
+        except IdiolectError as error:
+            self.reporter.warning(f"{wanted.name}: {error.message}")
+            return ArtifactResult(**about, error=error.message, hint=error.hint)
+        except OSError as error:
+            reason = f"could not be written: {error.strerror or error}"
+            self.reporter.warning(f"{wanted.name}: {reason}")
+            return ArtifactResult(**about, error=reason, hint="free some disk space and train again")
+
+    def _made_and_checked(
+        self,
+        profile: Any,  # noqa: ANN401
+        clips: Sequence[EvaluationClip],
+        about: dict[str, Any],
+    ) -> ArtifactResult:
+        import exporters
+        from exporters.runtimes import open_artifact
+        from training.evaluate import evaluate
+
+        self.reporter.stage(f"export {profile.name}")
+        made = exporters.export(self.checkpoint, profile, self.run_dir / ARTIFACTS / profile.name, self.reporter)
+        self.reporter.stage(f"check {profile.name}")
+        file = made.folder / made.files[0].path
+        check_tier(file, self.checkpoint)
+        checkpoint = self._evaluate("tuned", self.checkpoint, clips, profile.audio_context)
+        transcriber = open_artifact(file)
+        try:
+            heard = evaluate(transcriber, clips, self._options(profile.audio_context), self.reporter)
+        finally:
+            transcriber.close()
+        return ArtifactResult(
+            **about,
+            folder=made.folder.relative_to(self.run_dir).as_posix(),
+            files=tuple(ExportedFileRecord(**vars(file)) for file in made.files),
+            runtime=heard.runtime,
+            scores=_scores(heard),
+            checkpoint_wer=checkpoint.wer,
+            speed_x=1 / heard.rtf if heard.rtf else 0.0,
+        )
+
+    def _options(self, context: str) -> Any:  # noqa: ANN401
+        from idiolect.transcriber import DecodingOptions
+
+        return DecodingOptions(self.spec.language, "full" if context == "full" else "dynamic")
+
+
+def check_tier(file: Path, checkpoint: Path) -> None:
+    """Raise ArtifactError for an exported file whose dimensions are not those of the checkpoint it was made from."""
+    from exporters.checkpoint import read_dims
+    from exporters.readers import check_ggml
+    from idiolect.errors import ArtifactError
+
+    found, expected = check_ggml(file).dims, read_dims(checkpoint)
+    if found != expected:
+        raise ArtifactError(
+            f"{file.name} is of another tier: width {found.n_audio_state} and {found.n_audio_layer} layers, "
+            f"expected {expected.n_audio_state} and {expected.n_audio_layer}",
+            "train again",
+        )
+
+
+def _base_info(reference: str) -> dict[str, str]:
+    from training import base_models
+
+    name = base_models.hub_id(reference) or Path(reference).name
+    return {"base_name": name, "base_license": base_models.license_of(reference)}
+
+
+def _scores(evaluation: Evaluation) -> Scores:
+    picked: Callable[[str], Any] = evaluation.__getattribute__
+    return Scores(**{name: picked(name) for name in Scores.model_fields})
+
+
+def _difference(one: Evaluation, other: Evaluation, kept: Sequence[int] | None = None) -> Difference:
+    from training.evaluate import wer_difference
+
+    indices = range(one.clips) if kept is None else kept
+    mean, low, high = wer_difference(one, other, indices) if indices else (0.0, 0.0, 0.0)
+    return Difference(
+        mean=mean,
+        low=low,
+        high=high,
+        clips=len(indices),
+        words=sum(one.clip_words[i] for i in indices),
+        left_out=one.clips - len(indices),
+    )
+
+
+def _terms(stock: Evaluation, tuned: Evaluation) -> tuple[TermRecall, ...]:
+    """The words that the stock model misses, and how the tuned one does on them."""
+    from training.scoring import missed_terms, term_recall
+
+    recalls = []
+    for term in missed_terms(stock.references, stock.hypotheses):
+        before, said = term_recall(term, stock.references, stock.hypotheses)
+        after, _ = term_recall(term, tuned.references, tuned.hypotheses)
+        recalls.append(TermRecall(term=term, occurrences=said, stock=before, tuned=after))
+    return tuple(recalls)
+
+
+def _digest(value: Any) -> str:  # noqa: ANN401
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""What happens next, and why: a pure function of the library, the clock and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from daemon.config import Training
+
+RETRY_FIRST_S = 600.0
+RETRY_MAX_S = 86_400.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The failed runs of a tier since its last good one."""
+
+    at: float  # of the newest, seconds since the epoch
+    count: int
+    reason: str
+    new_clips: int  # ready clips that the newest of them did not have
+
+
+@dataclass(frozen=True)
+class TierState:
+    """What the library knows of one tier. `trained_s` is 0 before its first finished run."""
+
+    tier: str
+    cached: bool  # its stock weights are on this machine
+    new_clips: int
+    new_s: float
+    trained_s: float
+    interrupted_run: str | None = None
+    failure: Failure | None = None
+    forced: bool = False  # the user asked for it now
+    base: str = ""  # what its stock weights are called, where that is not the tier's name
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything the decision stands on. `tiers` in the order of the configuration."""
+
+    tiers: Sequence[TierState]
+    ready_clips: int
+    busy: bool = False  # files are settling or being read
+    last_arrival: float | None = None  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class Action:
+    """Train `tier` (going on with `run_id` where one is named), or wait: till `at`, or, without one, for an event."""
+
+    kind: Literal["train", "wait", "nothing"]
+    reason: str
+    tier: str | None = None
+    run_id: str | None = None
+    at: float | None = None  # seconds since the epoch
+
+
+def next_action(snapshot: Snapshot, settings: Training, now: float) -> Action:
+    """What to do at `now` (seconds since the epoch).
+
+    An interrupted run goes on first, then what the user asked for, then the first tier with enough new speech, once
+    nothing has arrived for `settings.quiet_s`. A failed tier waits for new speech, longer after every failure.
+    """
+    if not snapshot.tiers:
+        return Action("nothing", "the configuration names no tiers to train ([training] tiers)")
+    for state in snapshot.tiers:
+        if state.interrupted_run and state.cached:
+            reason = f"{state.interrupted_run} was interrupted; it goes on where it was"
+            return Action("train", reason, state.tier, state.interrupted_run)
+    if not snapshot.ready_clips:
+        return Action("wait", "no recording with a transcript yet")
+    for state in snapshot.tiers:
+        if state.forced and state.cached:
+            return Action("train", f"asked for; training {state.tier}", state.tier)
+    answers = [_for_tier(state, settings, now) for state in snapshot.tiers]
+    due = next((answer for answer in answers if answer.kind == "train"), None)
+    return _when_quiet(due, snapshot, settings, now) if due else _all_waiting(answers)
+
+
+def _for_tier(state: TierState, settings: Training, now: float) -> Action:
+    if not state.cached:
+        return Action(
+            "wait",
+            f"its stock weights are not on this machine; run `idiolect models fetch {state.base or state.tier}`",
+            state.tier,
+            at=now + 60,  # nothing tells when they have come
+        )
+    have, enough = _measure(state, settings)
+    if not enough:
+        return Action("wait", f"{have}; waiting for more", state.tier)
+    if state.failure:
+        return _after_failure(state.tier, state.failure, have, now)
+    return Action("train", have, state.tier)
+
+
+def _measure(state: TierState, settings: Training) -> tuple[str, bool]:
+    """How much new speech there is of what is needed, in words, and whether that is enough."""
+    minutes = state.new_s / 60
+    if not state.trained_s:
+        need = settings.first_run_minutes
+        return f"{minutes:.1f} of {need:.1f} minutes of speech", state.new_clips > 0 and minutes >= need
+    need = max(settings.next_run_minutes, state.trained_s / 60 * settings.next_run_percent / 100)
+    have = f"{minutes:.1f} of {need:.1f} minutes of new speech, {state.new_clips} of {settings.min_new_clips} clips"
+    enough = minutes >= need or state.new_clips >= settings.min_new_clips
+    return have, state.new_clips > 0 and enough
+
+
+def _after_failure(tier: str, failure: Failure, have: str, now: float) -> Action:
+    if not failure.new_clips:
+        reason = f"the last run failed ({failure.reason}); waiting for new recordings, or `idiolect train --now`"
+        return Action("wait", reason, tier)
+    pause_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** (failure.count - 2)) if failure.count > 1 else 0.0
+    if now < failure.at + pause_s:
+        reason = (
+            f"the last {failure.count} runs failed ({failure.reason}); trying again {_in(failure.at + pause_s - now)}"
+        )
+        return Action("wait", reason, tier, at=failure.at + pause_s)
+    return Action("train", have, tier)
+
+
+def _when_quiet(due: Action, snapshot: Snapshot, settings: Training, now: float) -> Action:
+    if snapshot.busy:
+        return Action("wait", f"{due.reason}; recordings are still arriving", due.tier)
+    # An arrival in the future is a clock that was set back: it must not block training for a day.
+    if snapshot.last_arrival is None or not 0 <= now - snapshot.last_arrival < settings.quiet_s:
+        return replace(due, reason=f"{due.reason}; training {due.tier}")
+    at = snapshot.last_arrival + settings.quiet_s
+    return Action("wait", f"{due.reason}; training {due.tier} {_in(at - now)} if nothing more arrives", due.tier, at=at)
+
+
+def _all_waiting(answers: Sequence[Action]) -> Action:
+    reasons = {answer.reason for answer in answers}
+    if len(reasons) == 1:
+        reason = answers[0].reason
+    else:
+        reason = "; ".join(f"{answer.tier}: {answer.reason}" for answer in answers)
+    return Action("wait", reason, answers[0].tier, at=min((a.at for a in answers if a.at is not None), default=None))
+
+
+def _in(seconds: float) -> str:
+    return f"in {seconds:.0f} s" if seconds < 120 else f"in {seconds / 60:.0f} minutes"

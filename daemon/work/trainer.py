@@ -1,0 +1,98 @@
+"""Takes runs through their jobs, one at a time, from the decision to the library's last word on them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from daemon import publish
+from daemon.intake.library import Run
+from daemon.rooms import Rooms
+from daemon.work import runs
+from daemon.work.jobs import Job, wait_until_free
+from idiolect.child import Message
+from idiolect.errors import IdiolectError, JobError
+
+_log = logging.getLogger("idiolect")
+
+
+class Trainer:
+    """Make one when the daemon starts: it looks after what a dead daemon left. `emit` hears "job" and "run"."""
+
+    def __init__(self, rooms: Rooms, pipeline: Sequence[str], emit: Callable[[str, dict[str, Any]], None]) -> None:
+        self.job: Job | None = None
+        """The job that runs now."""
+        self.waiting = False
+        """For a job that outlived a killed daemon."""
+        self._rooms = rooms
+        self._pipeline = pipeline
+        self._emit = emit
+        self._stopping = asyncio.Event()
+        self._farewell: asyncio.Task[None] | None = None
+        self.recover()
+
+    def recover(self) -> None:
+        """Call it when no job of ours runs: what the library still calls running goes on later."""
+        self._held = runs.recover(self._rooms)
+
+    async def train(self, tier: str, run_id: str | None) -> Run | None:
+        """A new run of `tier`, or `run_id` continued, to its end; None when stopped before it began.
+
+        What goes wrong with the job is the run's reason. Raises OSError and sqlite3.Error where that cannot be noted.
+        """
+        if not await self._alone():
+            return None
+        run_id = run_id or runs.begin(self._rooms, tier)
+        try:
+            result = runs.result_of(self._rooms, run_id)
+            if result is None:
+                await self._work(run_id)
+                result = runs.result_of(self._rooms, run_id)
+            if result is None:
+                raise JobError("the job ended well but left no result.json", f"see {self._rooms.run_dir(run_id)}")
+            await publish.finish(self._rooms, run_id, result)
+        except (IdiolectError, OSError) as error:
+            stopped = self._stopping.is_set() and isinstance(error, JobError)
+            reason = " — ".join(str(error).splitlines())
+            self._rooms.library.update_run(run_id, state="interrupted" if stopped else "failed", reason=reason)
+        run = self._rooms.library.run(run_id)
+        _log.info("%s of tier %s: %s %s", run.id, run.tier, run.state, run.reason)
+        self._emit("run", {"id": run.id, "state": run.state, "reason": run.reason, "release": run.release_id})
+        await publish.tidy(self._rooms)
+        return run
+
+    def stop(self) -> None:
+        """Let the job save and end, and begin no other. The second call does not wait for the job."""
+        if self.job is not None and self._stopping.is_set():
+            self.job.terminate()
+        elif self.job is not None:
+            self._farewell = asyncio.create_task(self.job.stop())
+        self._stopping.set()
+
+    async def _work(self, run_id: str) -> None:
+        self._rooms.library.update_run(run_id, state="running", reason="")
+        self.job = Job(self._rooms.run_dir(run_id), argv=self._pipeline, on_message=self._heard)
+        try:
+            await self.job.run()
+        finally:
+            self.job = None
+
+    async def _alone(self) -> bool:
+        """Wait for jobs that outlived a killed daemon: two trainers at once are never wanted. False when stopping."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        while self._held and not self._stopping.is_set():
+            self.waiting = True
+            free = asyncio.create_task(wait_until_free(self._held[0]))
+            await asyncio.wait({free, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if free.done():
+                self._held.pop(0)
+            free.cancel()
+        stopping.cancel()
+        self.waiting = False
+        return not self._stopping.is_set()
+
+    def _heard(self, message: Message) -> None:
+        assert self.job is not None
+        self._emit("job", {**self.job.describe(), "message": {"kind": message.kind, **message.data}})

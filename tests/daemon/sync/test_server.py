@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from daemon.sync import blobs
+from daemon.sync.blobs import parse_range
+from daemon.sync.releases import ReleaseStore
+from daemon.sync.server import Server, is_known_host
+from idiolect import wire
+from idiolect.errors import ConfigError
+from tests.daemon.sync.publishing import candidate, model_bytes
+
+SIZE = 3_000_000  # three reads of the server
+MODEL = model_bytes(1, SIZE)
+DIGEST = hashlib.sha256(MODEL).hexdigest()
+BLOB = f"/v1/blobs/sha256:{DIGEST}"
+ETAG = f'"sha256:{DIGEST}"'
+
+Answer = tuple[int, dict[str, str], bytes]
+Ask = Callable[..., Coroutine[None, None, Answer]]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ReleaseStore:
+    return ReleaseStore(tmp_path / "store")
+
+
+@pytest.fixture
+async def server(store: ReleaseStore) -> AsyncIterator[Server]:
+    server = Server(store, "desk", "127.0.0.1", 0)
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def ask(server: Server) -> Ask:
+    """Ask the started server, byte by byte as given: `ask(path, "Header: value", …)`."""
+    ((host, port),) = await server.start()
+
+    async def ask(path: str, *headers: str, method: str = "GET", name: str | None = "127.0.0.1") -> Answer:
+        reader, writer = await asyncio.open_connection(host, port)
+        lines = [f"{method} {path} HTTP/1.1", *([f"Host: {name}"] if name is not None else []), *headers]
+        writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1"))
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        status, *fields = head.decode().split("\r\n")
+        return int(status.split()[1]), dict(field.split(": ", 1) for field in fields), body
+
+    return ask
+
+
+@pytest.fixture
+async def published(store: ReleaseStore, ask: Ask, tmp_path: Path) -> Ask:
+    store.publish(candidate(tmp_path, 1, size_bytes=SIZE))
+    return ask
+
+
+def problem(answer: Answer) -> str:
+    status, headers, body = answer
+    assert headers["Content-Type"] == "application/problem+json"
+    content = json.loads(body)
+    assert content["status"] == status
+    return str(content["detail"])
+
+
+async def test_hello(ask: Ask, store: ReleaseStore) -> None:
+    status, headers, body = await ask("/v1/hello")
+    assert status == 200
+    hello = wire.Hello.model_validate_json(body)
+    assert (hello.id, hello.api, hello.label, hello.pairing) == (store.repo, [1], "desk", "closed")
+    assert abs((hello.now - wire.utc_now()).total_seconds()) < 5
+    assert "Server" not in headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+
+
+async def test_manifest(ask: Ask, store: ReleaseStore, tmp_path: Path) -> None:
+    assert "nothing has been published" in problem(await ask("/v1/manifest"))
+    store.publish(candidate(tmp_path))
+    status, headers, body = await ask("/v1/manifest")
+    assert store.published is not None
+    assert (status, headers["ETag"], body) == (200, '"mv-1"', store.published.payload)
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Cache-Control"] == "no-cache"
+    status, headers, body = await ask("/v1/manifest", method="HEAD")
+    assert (status, body, int(headers["Content-Length"])) == (200, b"", len(store.published.payload))
+
+
+@pytest.mark.parametrize(
+    ("etags", "status"),
+    [
+        ('"mv-1"', 304),
+        ('W/"mv-1"', 304),
+        ('"mv-0", "mv-1"', 304),
+        ("*", 304),
+        ('"mv-2"', 200),
+        ("mv-1", 200),
+        ("", 200),
+    ],
+)
+async def test_manifest_if_none_match(published: Ask, etags: str, status: int) -> None:
+    answer = await published("/v1/manifest", f"If-None-Match: {etags}")
+    assert answer[0] == status
+    assert answer[1]["ETag"] == '"mv-1"'
+    assert bool(answer[2]) == (status == 200)
+
+
+async def test_waiting_for_news(published: Ask, server: Server, store: ReleaseStore, tmp_path: Path) -> None:
+    started = time.monotonic()
+    waiting = asyncio.create_task(published("/v1/manifest", 'If-None-Match: "mv-1"', "Prefer: respond-async, wait=20"))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    store.publish(candidate(tmp_path, 2))
+    server.notify()
+    assert (await waiting)[1]["ETag"] == '"mv-2"'
+    assert (await published("/v1/manifest", 'If-None-Match: "mv-2"', "Prefer: wait=1"))[0] == 304
+    assert (await published("/v1/manifest", 'If-None-Match: "mv-1"', "Prefer: wait=20"))[0] == 200
+    assert 1 < time.monotonic() - started < 15
+
+
+async def test_a_manifest_of_last_week_is_renewed(
+    published: Ask, store: ReleaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = wire.utc_now() + timedelta(days=8)
+    monkeypatch.setattr(wire, "utc_now", lambda: later)
+    status, headers, body = await published("/v1/manifest", 'If-None-Match: "mv-1"')
+    assert (status, headers["ETag"]) == (200, '"mv-2"')
+    assert wire.Manifest.model_validate_json(body).expires == later + timedelta(days=30)
+    assert store.version == 2
+
+
+async def test_blob(published: Ask) -> None:
+    status, headers, body = await published(BLOB)
+    assert (status, body) == (200, MODEL)
+    assert headers["ETag"] == ETAG
+    assert headers["Content-Length"] == str(SIZE)
+    assert headers["Accept-Ranges"] == "bytes"
+    assert headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert headers["Content-Type"] == "application/octet-stream"
+    assert headers["Content-Disposition"] == 'attachment; filename="idiolect-tiny-android-futo.bin"'
+    assert base64.b64decode(headers["Repr-Digest"].strip("sha-256=:") + "=").hex() == DIGEST
+    assert "Content-Encoding" not in headers
+    assert "Server" not in headers
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "first", "end"),
+    [
+        (["Range: bytes=0-0"], 206, 0, 1),
+        (["Range: bytes=0-"], 206, 0, SIZE),
+        (["Range: bytes=1000000-2000000"], 206, 1_000_000, 2_000_001),
+        (["Range: bytes=2999999-"], 206, SIZE - 1, SIZE),
+        (["Range: bytes=-7"], 206, SIZE - 7, SIZE),
+        ([f"Range: bytes=-{SIZE + 1}"], 206, 0, SIZE),
+        (["Range: bytes=5-99999999999"], 206, 5, SIZE),
+        (["Range: BYTES= 5-6 "], 206, 5, 7),
+        (["Range: bytes=5-9", f"If-Range: {ETAG}"], 206, 5, 10),
+        # Another version of the file, a weak tag, a date: the partial file is not of this one.
+        (["Range: bytes=5-9", f"If-Range: W/{ETAG}"], 200, 0, SIZE),
+        (["Range: bytes=5-9", 'If-Range: "sha256:0000"'], 200, 0, SIZE),
+        (["Range: bytes=5-9", "If-Range: Sun, 22 Nov 2026 11:00:00 GMT"], 200, 0, SIZE),
+        # Not a range that is served: as if it were not there.
+        (["Range: bytes=0-1,4-5"], 200, 0, SIZE),
+        (["Range: bytes=0-1", "Range: bytes=4-5"], 200, 0, SIZE),
+        (["Range: bytes=9-5"], 200, 0, SIZE),
+        (["Range: bytes=-"], 200, 0, SIZE),
+        (["Range: bytes=a-b"], 200, 0, SIZE),
+        (["Range: bytes=--5"], 200, 0, SIZE),
+        (["Range: seconds=0-1"], 200, 0, SIZE),
+        (["Range: bytes=" + "9" * 400 + "-"], 200, 0, SIZE),
+        ([f"Range: bytes={SIZE}-"], 416, 0, 0),
+        (["Range: bytes=99999999999-"], 416, 0, 0),
+        (["Range: bytes=-0"], 416, 0, 0),
+        ([f"If-None-Match: {ETAG}"], 304, 0, 0),
+        ([f"If-None-Match: {ETAG}", "Range: bytes=0-5"], 304, 0, 0),
+        (['If-None-Match: "other"', "Range: bytes=0-5"], 206, 0, 6),
+    ],
+    ids=lambda value: value[0][:40] if isinstance(value, list) else None,
+)
+async def test_blob_conditions(published: Ask, asked: list[str], status: int, first: int, end: int) -> None:
+    answer, headers, body = await published(BLOB, *asked)
+    assert answer == status
+    if status in {200, 206}:
+        assert body == MODEL[first:end]
+        assert headers["Content-Length"] == str(end - first)
+        assert headers["ETag"] == ETAG
+        assert headers["Repr-Digest"].startswith("sha-256=:")
+    if status == 206:
+        assert headers["Content-Range"] == f"bytes {first}-{end - 1}/{SIZE}"
+    if status == 416:
+        assert headers["Content-Range"] == f"bytes */{SIZE}"
+        assert problem((answer, headers, body))
+    if status == 304:
+        assert (headers["ETag"], body) == (ETAG, b"")
+
+
+async def test_blob_head_ignores_ranges(published: Ask) -> None:
+    status, headers, body = await published(BLOB, "Range: bytes=5-9", method="HEAD")
+    assert (status, headers["Content-Length"], body) == (200, str(SIZE), b"")
+    status, headers, body = await published(BLOB, f"If-None-Match: {ETAG}", method="HEAD")
+    assert (status, body) == (304, b"")
+
+
+async def test_an_empty_file_and_ranges() -> None:
+    assert parse_range("bytes=0-", 0) == (0, 0)
+    assert parse_range("bytes=-5", 0) == (0, 0)
+    assert parse_range("bytes=0-0", 1) == (0, 1)
+
+
+async def test_traversal(published: Ask, store: ReleaseStore) -> None:
+    """Whatever is asked, only the digest of a listed file gives a file, and never one from elsewhere."""
+    (store.blob(DIGEST) or Path()).with_name("0" * 64).write_bytes(b"not published")
+    prefixes = ("/v1/blobs/sha256:", "/v1/blobs/sha256%3A", "/v1/blobs/", "/v1/blobs/sha256/", "//v1/blobs/sha256:")
+    names = (
+        "../../../../../etc/passwd",
+        "..%2f..%2f..%2fetc%2fpasswd",
+        "%2e%2e/%2e%2e/repo_id",
+        "%252e%252e%252frepo_id",
+        "..\\..\\repo_id",
+        f"{DIGEST[:2]}/../../../repo_id",
+        "",
+        "0" * 64,
+        DIGEST[:-1],
+        DIGEST + "0",
+        DIGEST.upper(),
+        DIGEST + "%00",
+        DIGEST + "%0a",
+        DIGEST + "/",
+        DIGEST + "/..",
+        " " + DIGEST,
+        "%ef%bc%90" * 64,
+    )
+    for prefix in prefixes:
+        for name in names:
+            status, _, body = await published(prefix + name.replace(" ", "%20"))
+            assert status in {400, 404}, prefix + name
+            assert len(body) < 500
+    assert (await published(f"/v1/blobs/sha256%3A{DIGEST}"))[2] == MODEL
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.1:8737", True),
+        ("192.168.1.20:8737", True),
+        ("10.0.0.1", True),
+        ("[::1]:80", True),
+        ("[fd00::2]", True),
+        ("localhost:8737", True),
+        ("LOCALHOST", True),
+        ("localhost.", True),
+        ("k7f3q2mzx5ab.local", True),
+        ("K7F3Q2MZX5AB.LOCAL.:8737", True),
+        ("evil.example", False),
+        ("127.0.0.1.nip.io", False),
+        ("localhost.evil.example", False),
+        ("0.0.0.0", False),
+        ("[::]", False),
+        ("8.8.8.8", False),
+        ("127.0.0.1@evil.example", False),
+        ("127.0.0.1:80:80", False),
+        ("127.0.0.1 ", False),
+        ("2130706433", False),
+        ("0x7f.1", False),
+        ("", False),
+    ],
+)
+def test_host_header(host: str, known: bool) -> None:
+    assert is_known_host(host, {"k7f3q2mzx5ab.local", "localhost"}) == known
+
+
+async def test_another_host_is_misdirected(published: Ask, store: ReleaseStore) -> None:
+    for path in ("/v1/hello", "/v1/manifest", BLOB, "/nothing"):
+        answer = await published(path, name="evil.example")
+        assert answer[0] == 421
+        assert "evil.example" in problem(answer)
+    assert (await published(BLOB, name=None))[0] == 400
+    assert (await published("/v1/hello", "Host: evil.example"))[0] in {400, 421}
+    assert (await published("/v1/hello", name=f"{store.repo}.local:8737"))[0] == 200
+    assert (await published("/v1/hello", name=socket.gethostname()))[0] == 200
+
+
+async def test_refusals_are_problems(published: Ask) -> None:
+    assert problem(await published("/"))
+    assert (await published("/v1/hello/"))[0] == 404
+    answer = await published("/v1/manifest", "Content-Length: 0", method="POST")
+    assert answer[0] == 405
+    assert "GET" in answer[1]["Allow"]
+    assert problem(answer)
+
+
+async def test_a_damaged_blob_is_not_served(published: Ask, store: ReleaseStore, tmp_path: Path) -> None:
+    blob = store.blob(DIGEST)
+    assert blob is not None
+    blob.chmod(0o644)
+    blob.write_bytes(MODEL[:-1])
+    answer = await published(BLOB)
+    assert answer[0] == 500
+    assert str(tmp_path) not in problem(answer)
+    blob.unlink()
+    assert (await published(BLOB))[0] == 500
+    assert (await published("/v1/hello"))[0] == 200
+
+
+async def test_who_leaves_or_does_not_read_is_let_go(
+    server: Server,
+    store: ReleaseStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(blobs, "STALL_S", 0.5)
+    store.publish(candidate(tmp_path, 7, size_bytes=40_000_000))
+    assert store.published is not None
+    (digest,) = store.published.files
+    ((host, port),) = await server.start()
+    request = f"GET /v1/blobs/sha256:{digest} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    stuck = socket.create_connection((host, port))
+    gone = socket.create_connection((host, port))
+    stuck.sendall(request)
+    gone.sendall(request)
+    await asyncio.sleep(0.1)
+    gone.close()
+    await asyncio.sleep(1)
+    stuck.setblocking(False)
+    received = 0
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := await asyncio.get_running_loop().sock_recv(stuck, 1 << 20):
+            received += len(chunk)
+    stuck.close()
+    assert received < 40_000_000
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "it took no byte" in caplog.text
+
+
+async def test_a_port_in_use(server: Server, store: ReleaseStore) -> None:
+    ((_, port),) = await server.start()
+    with pytest.raises(ConfigError, match=f"port {port} on 127.0.0.1 is in use") as caught:
+        await Server(store, "", "127.0.0.1", port).start()
+    assert "[server] port" in caught.value.hint
+    with pytest.raises(ConfigError, match="not an address of this machine"):
+        await Server(store, "", "203.0.113.77", 0).start()
+
+
+async def test_the_whole_network(store: ReleaseStore) -> None:
+    """Bound to everything, it tells addresses that devices can use, and answers there."""
+    server = Server(store, "", "0.0.0.0", 0)
+    try:
+        for host, port in await server.start():
+            assert host != "0.0.0.0"
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(f"GET /v1/hello HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+            await writer.wait_closed()
+    finally:
+        await server.stop()
+
+
+async def test_stop_ends_those_who_wait(published: Ask, server: Server) -> None:
+    waiting = asyncio.create_task(published("/v1/manifest", 'If-None-Match: "mv-1"', "Prefer: wait=25"))
+    await asyncio.sleep(0.1)
+    started = time.monotonic()
+    await server.stop()
+    assert (await waiting)[0] == 304
+    assert time.monotonic() - started < 3
+    await server.stop()
