@@ -135,7 +135,8 @@ def run_child(work: Callable[[PipeReporter], dict[str, Any]]) -> int:
         reporter.send("error", error="JobStopped", message="stopped", hint="")
         return 130
     except MemoryError:
-        reporter.send("error", error="JobError", message="out of memory", hint="close other programs, or a smaller tier")
+        hint = "close other programs, or choose a smaller tier"
+        reporter.send("error", error="JobError", message="out of memory", hint=hint)
         return 1
     except Exception as error:
         import traceback

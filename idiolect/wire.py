@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from idiolect.files import is_safe_relpath
 
@@ -15,6 +17,7 @@ MAX_INTEGER = 2**53 - 1
 SERVICE_TYPE = "_idiolect._tcp.local."
 API_VERSION = 1
 CHANNELS = ("stable", "beta")
+_REPO_ID = re.compile(r"^[a-z2-7]{12}$")
 
 
 def _safe(path: str) -> str:
@@ -23,8 +26,18 @@ def _safe(path: str) -> str:
     return path
 
 
+def _distinct(files: list[ArtifactFile]) -> list[ArtifactFile]:
+    # Without regard to case: on macOS and Windows `A` and `a` are one file.
+    paths = {file.path.casefold() for file in files}
+    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+    if len(paths) < len(files) or paths & folders:
+        raise ValueError("two files in one place")
+    return files
+
+
 Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RepoId = Annotated[str, Field(pattern=_REPO_ID.pattern)]
 RelPath = Annotated[str, AfterValidator(_safe)]
 ReleaseId = Annotated[str, Field(pattern=r"^r-[0-9]{4,12}$")]
 Tier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
@@ -32,27 +45,26 @@ Rate = Annotated[float, Field(ge=0)]
 
 
 class Wire(BaseModel):
-    """Base: immutable, unknown keys ignored."""
+    """Base: immutable, unknown keys ignored. Times are UTC, sizes bytes, durations seconds, error rates fractions."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class ArtifactFile(Wire):
-    """One file of an artifact. `magic` is the hex of its first four bytes, checked before an app sees it."""
+    """One file of an artifact. `magic` is the hex of its first bytes, four at most, checked before an app sees it."""
 
     path: RelPath
     size_bytes: Count
     sha256: Sha256
-    magic: Annotated[str, Field(pattern=r"^([0-9a-f]{8})?$")] = ""
+    magic: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){0,4}$")] = ""
     role: str = "model"
 
 
 class Checked(Wire):
-    """How the artifact did in its own runtime on held-out clips; `wer` and `wer_stock` as fractions."""
+    """How the artifact did in its own runtime on held-out clips; `wer` as a fraction, `speed_x` times real time."""
 
     runtime: str
     wer: Rate
-    wer_stock: Rate | None = None
     speed_x: float
     status: Literal["fully", "partly"] = "fully"
     not_checked: list[str] = []
@@ -68,7 +80,7 @@ class Artifact(Wire):
     checked: Checked
     min: dict[str, Any] = {}
     hints: dict[str, Any] = {}
-    files: Annotated[list[ArtifactFile], Field(min_length=1)]
+    files: Annotated[list[ArtifactFile], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class BaseModelInfo(Wire):
@@ -104,13 +116,18 @@ class Release(Wire):
 
     id: ReleaseId
     tier: Tier
-    created: datetime
+    created: AwareDatetime
     parent: ReleaseId | None = None
     languages: list[str]
     base: BaseModelInfo
     train: TrainInfo
     eval: EvalInfo
     artifacts: list[Artifact]
+
+    @property
+    def number(self) -> int:
+        """The 12 of `r-0012`."""
+        return int(self.id.removeprefix("r-"))
 
     def artifact(self, profile: str) -> Artifact | None:
         """The artifact for a device profile, if this release has one."""
@@ -121,10 +138,10 @@ class Manifest(Wire):
     """Everything the house has to offer. `version` only rises; `channels` maps tier → channel → release id."""
 
     format: Literal["idiolect-manifest/1"] = "idiolect-manifest/1"
-    repo: Annotated[str, Field(pattern=r"^[a-z2-7]{12}$")]
+    repo: RepoId
     version: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
-    issued: datetime
-    expires: datetime
+    issued: AwareDatetime
+    expires: AwareDatetime
     root_version: Count = 1
     channels: dict[Tier, dict[str, ReleaseId]] = {}
     withdrawn: list[ReleaseId] = []
@@ -136,23 +153,28 @@ class Manifest(Wire):
 
     def current(self, profile: str, channel: str = "stable") -> tuple[Release, Artifact] | None:
         """The newest release that some tier's `channel` names and that has an artifact for `profile`."""
-        found = None
-        for tier in self.channels.values():
-            release = self.release(tier.get(channel, ""))
-            artifact = release.artifact(profile) if release and release.id not in self.withdrawn else None
-            if release and artifact and (found is None or release.created > found[0].created):
-                found = release, artifact
-        return found
+        named = {tier.get(channel) for tier in self.channels.values()} - set(self.withdrawn)
+        # By number, which only rises; a clock can be set back.
+        for release in sorted(self.releases, key=lambda release: release.number, reverse=True):
+            artifact = release.artifact(profile) if release.id in named else None
+            if artifact:
+                return release, artifact
+        return None
 
 
 class Hello(Wire):
     """Who answers, without authentication."""
 
-    id: str
+    id: RepoId
     api: list[int]
     label: str
     pairing: Literal["open", "closed"] = "closed"
-    now: datetime
+    now: AwareDatetime
+
+
+def is_repo_id(text: str) -> bool:
+    """True for what can be the id of a service's store: 12 base32 characters."""
+    return _REPO_ID.fullmatch(text) is not None
 
 
 def utc_now() -> datetime:

@@ -1,0 +1,142 @@
+"""Services to pull from in tests: the real one, a cable that breaks before it, and one that lies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.server
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from daemon.sync.releases import ReleaseStore
+from daemon.sync.server import Server
+
+
+@contextlib.contextmanager
+def serving(store: ReleaseStore) -> Iterator[str]:
+    """The real server in a thread of its own; gives its address."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = Server(store, "desk", "127.0.0.1", 0)
+    try:
+        ((host, port),) = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+        yield f"http://{host}:{port}"
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@dataclass
+class Cable:
+    """`cuts` holds after how many bytes of answer each next connection ends; then all go through whole.
+
+    `reset`: it ends as when the Wi-Fi is gone, and what the client had not read yet is lost; else politely.
+    """
+
+    url: str = ""
+    reset: bool = False
+    cuts: list[int] = field(default_factory=list)
+    requests: list[bytes] = field(default_factory=list)
+    answer_bytes: int = 0
+
+
+@contextlib.contextmanager
+def through_a_cable(url: str) -> Iterator[Cable]:
+    """A TCP relay before the service at `url`."""
+    target = url.removeprefix("http://").split(":")
+    listener = socket.create_server(("127.0.0.1", 0))
+    cable = Cable(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    threads: list[threading.Thread] = []
+
+    def relay(client: socket.socket, left: int) -> None:
+        with client, socket.create_connection((target[0], int(target[1])), 10) as service, contextlib.suppress(OSError):
+            request = client.recv(65_536)
+            cable.requests.append(request)
+            service.sendall(request)
+            while data := service.recv(65_536):
+                client.sendall(data[:left])
+                cable.answer_bytes += len(data[:left])
+                left -= len(data)
+                if left <= 0:
+                    if cable.reset:
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = listener.accept()[0]
+                threads.append(
+                    threading.Thread(target=relay, args=(client, cable.cuts.pop(0) if cable.cuts else 1 << 40))
+                )
+                threads[-1].start()
+
+    acceptor = threading.Thread(target=accept)
+    acceptor.start()
+    try:
+        yield cable
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for thread in [acceptor, *threads]:
+            thread.join(10)
+
+
+Answer = Callable[["Request"], None]
+
+
+class Request(http.server.BaseHTTPRequestHandler):
+    """One request to a lying service; answers use `send` or write as they like."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        server = self.server
+        assert isinstance(server, LyingService)
+        server.requests.append(self)
+        with contextlib.suppress(ConnectionError):
+            server.answers[self.path](self)
+
+    def send(self, status: int, body: bytes = b"", **headers: str) -> None:
+        """A whole answer; `Content_Length` and the like in `headers` replace what would be sent."""
+        named = {"Content-Length": str(len(body))} | {key.replace("_", "-"): value for key, value in headers.items()}
+        self.send_response(status)
+        for name, value in named.items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+class LyingService(http.server.ThreadingHTTPServer):
+    """`answers` maps a path to what is done with a request for it."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Request)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.answers: dict[str, Answer] = {}
+        self.requests: list[Request] = []
+
+
+@contextlib.contextmanager
+def lying() -> Iterator[LyingService]:
+    """A lying service that listens."""
+    service = LyingService()
+    thread = threading.Thread(target=service.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield service
+    finally:
+        service.shutdown()
+        thread.join()
+        service.server_close()

@@ -1,0 +1,535 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import filelock
+import pytest
+
+import idiolect
+from daemon.sync.discovery import Advertisement
+from daemon.sync.releases import ReleaseStore
+from idiolect import client as client_module
+from idiolect import fetch, install, wire
+from idiolect.client import Client, Service, find
+from idiolect.errors import ServiceNotFound, SyncError, TransferFailed, UsageError, VerificationFailed
+from tests.daemon.sync.publishing import artifact, candidate, model_bytes, of
+from tests.idiolect.services import LyingService, lying, serving, through_a_cable
+
+SIZE = 400_000
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "BACKOFF_S", 0.001)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ReleaseStore:
+    return ReleaseStore(tmp_path / "store")
+
+
+@pytest.fixture
+def url(store: ReleaseStore) -> Iterator[str]:
+    with serving(store) as url:
+        yield url
+
+
+@pytest.fixture
+def publish(store: ReleaseStore, tmp_path: Path) -> Callable[..., bytes]:
+    """Publish a model made from a seed; gives its bytes."""
+
+    def publish(*seeds: int, tier: str = "tiny", size_bytes: int = SIZE) -> bytes:
+        store.publish(candidate(tmp_path / "jobs", *seeds, tier=tier, size_bytes=size_bytes))
+        return model_bytes(seeds[0], size_bytes)
+
+    return publish
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    return tmp_path / "models" / "current"
+
+
+@pytest.fixture
+def liar(url: str) -> Iterator[LyingService]:
+    """Says what a test tells it to."""
+    with lying() as service:
+        yield service
+
+
+def hidden(into: Path) -> Path:
+    return into.parent / ".current.idiolect"
+
+
+def everything(folder: Path) -> dict[str, bytes | str]:
+    """All files and links below a folder, to see that nothing changed."""
+    return {
+        str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def copy_manifest(store: ReleaseStore, liar: LyingService, **update: object) -> None:
+    """Let the liar serve the store's manifest with changes, and its files."""
+    assert store.published is not None
+    content = json.loads(store.published.payload) | update
+    payload = json.dumps(content).encode()
+    liar.answers["/v1/manifest"] = lambda request: request.send(200, payload, ETag='"x"')
+    for digest in store.published.files:
+        blob = store.blob(digest)
+        assert blob is not None
+        liar.answers[f"/v1/blobs/sha256:{digest}"] = lambda request, blob=blob: request.send(  # type: ignore[misc]
+            200, blob.read_bytes()
+        )
+
+
+def test_first_and_next_pull(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    first = publish(1)
+    client = Client(into, "android-futo", url=url)
+    told: list[tuple[int, int]] = []
+    pulled = client.pull(lambda done, total: told.append((done, total)))
+    assert (pulled.release_id, pulled.tier, pulled.version, pulled.changed) == ("r-0001", "tiny", 1, True)
+    assert pulled.previous is None
+    assert pulled.url == url
+    assert [path.read_bytes() for path in pulled.files] == [first]
+    assert pulled.files == [into / "idiolect-tiny-android-futo.bin"]
+    assert told == sorted(told)
+    assert told[-1] == (SIZE, SIZE)
+    assert into.is_symlink()
+    assert stat.S_IMODE((hidden(into) / "state.json").stat().st_mode) == 0o600
+
+    again = client.pull()
+    assert (again.release_id, again.changed, again.files) == ("r-0001", False, pulled.files)
+
+    second = publish(2)
+    newer = client.pull()
+    assert (newer.release_id, newer.changed, newer.version) == ("r-0002", True, 2)
+    assert newer.files[0].read_bytes() == second
+    assert newer.previous is not None
+    assert (newer.previous / "idiolect-tiny-android-futo.bin").read_bytes() == first
+
+    publish(3)
+    assert client.pull().previous != newer.previous
+    assert not newer.previous.exists()
+    assert len([path for path in hidden(into).iterdir() if path.name.startswith("r-")]) == 2
+    assert list((hidden(into) / "parts").iterdir()) == []
+
+
+def test_nothing_new_is_one_small_request(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    publish(1)
+    with through_a_cable(url) as cable:
+        client = Client(into, "android-futo", url=cable.url)
+        client.pull()
+        seen, requests = cable.answer_bytes, len(cable.requests)
+        before = everything(into.parent)
+        assert not client.pull().changed
+        assert len(cable.requests) == requests + 1
+        assert cable.answer_bytes - seen < 500
+    assert everything(into.parent) == before
+
+
+def test_another_tier_or_a_renewal_changes_nothing(
+    url: str, store: ReleaseStore, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(1)
+    client = Client(into, "android-futo", url=url)
+    client.pull()
+    later = wire.utc_now() + timedelta(days=8)
+    monkeypatch.setattr(wire, "utc_now", lambda: later)
+    assert store.renew()
+    pulled = client.pull()
+    assert (pulled.version, pulled.release_id, pulled.changed) == (2, "r-0001", False)
+
+
+def test_a_broken_transfer_goes_on_at_the_next_pull(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    first = publish(1)
+    Client(into, "android-futo", url=url).pull()
+    second = publish(2, size_bytes=2_000_000)
+    with through_a_cable(url) as cable:
+        client = Client(into, "android-futo", url=cable.url)
+        cable.cuts = [1 << 40, 1_000_000, *[0] * 20]
+        with pytest.raises(TransferFailed, match="of 2000000 bytes are here"):
+            client.pull()
+        assert (into / "idiolect-tiny-android-futo.bin").read_bytes() == first
+        (part,) = (hidden(into) / "parts").iterdir()
+        kept = part.stat().st_size
+        assert kept > 0
+        cable.cuts = []
+        assert client.pull().files[0].read_bytes() == second
+        assert f"Range: bytes={kept}-".encode() in cable.requests[-1]
+
+
+def test_killed_at_random_moments(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    """A pull in a second process is killed again and again; the old model stays whole, then the new one comes."""
+    first = publish(1)
+    Client(into, "android-futo", url=url).pull()
+    second = publish(2, size_bytes=30_000_000)
+    code = f"from idiolect import Client; Client({str(into)!r}, 'android-futo', url={url!r}).pull()"
+    model = into / "idiolect-tiny-android-futo.bin"
+    kills = 0
+    for pause_s in (0.0, 0.005, 0.01, 0.02, 0.04):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        parts = hidden(into) / "parts"
+        while process.poll() is None and not any(path.stat().st_size for path in parts.iterdir()):
+            time.sleep(0.001)
+        time.sleep(pause_s)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        assert model.read_bytes() in (first, second)
+    assert kills
+    assert Client(into, "android-futo", url=url).pull().files[0].read_bytes() == second
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"version": 1}, "rollback: .* offers manifest 1 and 2 was seen before"),
+        ({"channels": {}}, "has changed manifest 2 after it was published"),
+        ({"version": 3, "repo": "aaaaaaaaaaaa"}, "is service aaaaaaaaaaaa, the models here come from"),
+        ({"version": 3, "expires": "2020-01-01T00:00:00Z"}, "expired on 2020-01-01 00:00 UTC"),
+        ({"version": 3, "expires": "2120-01-01T00:00:00"}, "does not send a manifest"),
+        ({"version": 2**53}, "does not send a manifest"),
+        ({"version": 3, "format": "idiolect-manifest/2"}, "does not send a manifest"),
+        ({"version": 3, "padding": "x" * wire.MAX_MANIFEST_BYTES}, "more than 262144 bytes"),
+    ],
+    ids=["rollback", "changed", "repo", "expired", "naive-time", "overflow", "format", "too-large"],
+)
+def test_manifests_that_are_refused(
+    store: ReleaseStore,
+    url: str,
+    publish: Callable[..., bytes],
+    into: Path,
+    liar: LyingService,
+    update: dict[str, object],
+    message: str,
+) -> None:
+    publish(1)
+    publish(2)
+    Client(into, "android-futo", url=url).pull()
+    before = everything(into.parent)
+    publish(3)
+    copy_manifest(store, liar, **({"version": 2} | update))
+    with pytest.raises(VerificationFailed, match=message):
+        Client(into, "android-futo", url=liar.url).pull()
+    assert everything(into.parent) == before
+    assert Client(into, "android-futo", url=url).pull().release_id == "r-0003"
+
+
+def test_a_restored_backup_can_be_accepted(
+    store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, liar: LyingService
+) -> None:
+    publish(1)
+    publish(2)
+    Client(into, "android-futo", url=url).pull()
+    copy_manifest(store, liar, version=1)
+    with pytest.raises(VerificationFailed) as caught:
+        Client(into, "android-futo", url=liar.url).pull()
+    state = hidden(into) / "state.json"
+    assert str(state) in caught.value.hint
+    state.unlink()
+    assert Client(into, "android-futo", url=liar.url).pull().version == 1
+
+
+def test_wrong_bytes_never_arrive(
+    store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, liar: LyingService
+) -> None:
+    first = publish(1)
+    Client(into, "android-futo", url=url).pull()
+    second = publish(2)
+    copy_manifest(store, liar)
+    blob = f"/v1/blobs/sha256:{hashlib.sha256(second).hexdigest()}"
+    good = liar.answers[blob]
+    liar.answers[blob] = lambda request: request.send(200, second[:-1] + b"!")
+    client = Client(into, "android-futo", url=liar.url)
+    with pytest.raises(VerificationFailed, match="SHA-256"):
+        client.pull()
+    assert (into / "idiolect-tiny-android-futo.bin").read_bytes() == first
+    assert list((hidden(into) / "parts").iterdir()) == []
+    liar.answers[blob] = good
+    assert client.pull().files[0].read_bytes() == second  # although this manifest was seen before
+
+
+def test_paths_cannot_leave_the_folder(
+    store: ReleaseStore, publish: Callable[..., bytes], into: Path, liar: LyingService
+) -> None:
+    publish(1)
+    assert store.published is not None
+    for path in ("../../x", "/etc/x", "a/../x", "a\\..\\x", "c:x", "", ".", "a//b", "ü", "a" * 81):
+        content = json.loads(store.published.payload)
+        content["releases"][0]["artifacts"][0]["files"][0]["path"] = path
+        payload = json.dumps(content).encode()
+        liar.answers["/v1/manifest"] = lambda request, payload=payload: request.send(200, payload)  # type: ignore[misc]
+        with pytest.raises(VerificationFailed, match="does not send a manifest"):
+            Client(into, "android-futo", url=liar.url).pull()
+    assert set(everything(into.parent)) == {".current.idiolect/lock"}
+
+
+def test_an_artifact_of_many_files(url: str, store: ReleaseStore, tmp_path: Path, into: Path) -> None:
+    """Unchanged files are not fetched again, files of equal content are fetched once."""
+    files = {"model/weights.bin": model_bytes(1), "model/config.json": b"{}", "a/b/same.json": b"{}", "empty": b""}
+    store.publish(of((artifact(tmp_path / "one", files), tmp_path / "one")))
+    with through_a_cable(url) as cable:
+        client = Client(into, "android-futo", url=cable.url)
+        client.pull()
+        assert {name: (into / name).read_bytes() for name in files} == files
+        files |= {"model/config.json": b"[1]"}
+        store.publish(of((artifact(tmp_path / "two", files), tmp_path / "two")))
+        cable.requests.clear()
+        pulled = client.pull()
+        assert len(cable.requests) == 2
+        assert {path.relative_to(into).as_posix(): path.read_bytes() for path in pulled.files} == files
+
+
+def test_what_is_missing_or_damaged_comes_back(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    model = publish(1)
+    client = Client(into, "android-futo", url=url)
+    (path,) = client.pull().files
+    path.unlink()
+    assert client.pull().changed
+    assert path.read_bytes() == model
+    into.unlink()
+    assert client.pull().changed
+    assert path.read_bytes() == model
+
+
+def test_another_profile_or_channel(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    publish(1, 2)
+    Client(into, "android-futo", url=url).pull()
+    pulled = Client(into, "desktop-whispercpp", url=url).pull()
+    assert (pulled.changed, pulled.profile) == (True, "desktop-whispercpp")
+    assert pulled.files[0].read_bytes() == model_bytes(2, SIZE)
+    with pytest.raises(SyncError, match="no stable model for the profile 'iphone'") as caught:
+        Client(into, "iphone", url=url).pull()
+    assert "android-futo, desktop-whispercpp" in caught.value.hint
+    with pytest.raises(SyncError, match="no beta model"):
+        Client(into, "android-futo", url=url, channel="beta").pull()
+    assert pulled.files[0].exists()
+
+
+def test_nothing_published_yet(url: str, into: Path) -> None:
+    with pytest.raises(TransferFailed, match="nothing has been published yet"):
+        Client(into, "android-futo", url=url).pull()
+
+
+def test_a_folder_of_the_user_is_left_alone(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    publish(1)
+    client = Client(into, "android-futo", url=url)
+    elsewhere = into.parent / "elsewhere"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "my.bin").write_bytes(b"mine")
+
+    def refused() -> None:
+        before = everything(into.parent)
+        with pytest.raises(UsageError, match="was not put there by idiolect"):
+            client.pull()
+        assert everything(into.parent) == before
+
+    into.symlink_to(elsewhere)
+    refused()
+    into.unlink()
+    elsewhere.rename(into)
+    refused()
+    into.rename(elsewhere)
+    into.write_text("a file")
+    refused()
+    into.unlink()
+    into.mkdir()  # an empty folder is taken
+    assert client.pull().changed
+    assert into.is_symlink()
+
+
+def test_files_the_user_put_beside_the_model_survive(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    client = Client(into, "android-futo", url=url)
+    publish(1)
+    client.pull()
+    (into / "notes.txt").write_text("mine")
+    place = into.resolve()
+    for seed in (2, 3, 4):
+        publish(seed)
+        client.pull()
+    assert (place / "notes.txt").read_text() == "mine"
+
+
+def test_where_there_are_no_symbolic_links(
+    url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("symbolic link privilege not held")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "symlink", refuse)
+        client = Client(into, "android-futo", url=url)
+        first = publish(1)
+        (path,) = client.pull().files
+        assert into.is_dir()
+        assert not into.is_symlink()
+        second = publish(2)
+        pulled = client.pull()
+        assert path.read_bytes() == second
+        assert pulled.previous is not None
+        assert (pulled.previous / path.name).read_bytes() == first
+        assert not client.pull().changed
+        publish(3)
+        client.pull()
+        assert not pulled.previous.exists()
+        (into / "notes.txt").write_text("mine")
+        publish(4)
+        with pytest.raises(UsageError, match="holds files of yours"):
+            client.pull()
+        (into / "notes.txt").unlink()
+        assert client.pull().changed
+    publish(5)
+    assert client.pull().changed
+    assert into.is_symlink()
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "folders"])
+def test_a_swap_that_fails_leaves_the_old_model(
+    url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "symlink", lambda *_, **__: (_ for _ in ()).throw(OSError("no links here")))
+    first = publish(1)
+    client = Client(into, "android-futo", url=url)
+    (path,) = client.pull().files
+    publish(2)
+    rename, replace = Path.rename, Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target == into and self.name.startswith(("r-0002-", ".current.")):
+            raise OSError(5, "Input/output error")
+        return (rename if self.is_dir() else replace)(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        patch.setattr(Path, "replace", refuse)
+        with pytest.raises(SyncError, match=r"cannot put the new model into .*: Input/output error"):
+            client.pull()
+    assert path.read_bytes() == first
+    assert not list(into.parent.glob("*.link"))
+    assert client.pull().release_id == "r-0002"
+
+
+def test_one_pull_at_a_time(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    publish(1)
+    client = Client(into, "android-futo", url=url)
+    client.pull()
+    with filelock.FileLock(hidden(into) / "lock"), pytest.raises(SyncError, match="another pull into"):
+        client.pull()
+
+
+def test_a_damaged_state_is_said(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    publish(1)
+    client = Client(into, "android-futo", url=url)
+    client.pull()
+    (hidden(into) / "state.json").write_text("{")
+    with pytest.raises(SyncError, match=r"state\.json is damaged"):
+        client.pull()
+
+
+def test_a_disk_without_room(
+    url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(1)
+    monkeypatch.setattr(client_module, "free_bytes", lambda _: 1000)
+    with pytest.raises(TransferFailed, match=f"needs {SIZE} bytes and the disk has 1000 free"):
+        Client(into, "android-futo", url=url).pull()
+
+
+def test_a_folder_that_cannot_be_made(url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot make"):
+        Client(tmp_path / "file" / "current", "android-futo", url=url).pull()
+
+
+async def test_found_by_itself(
+    store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    publish(1)
+    port = int(url.rpartition(":")[2])
+    advertisement = Advertisement(store.repo, "desk", "127.0.0.1", port, 1)
+    assert await advertisement.start() is None
+    try:
+        pulled = await asyncio.to_thread(Client(into, "android-futo", service=store.repo).pull)
+        assert (pulled.release_id, pulled.url) == ("r-0001", url)
+        publish(2)
+        # From now on it is the one service that counts, whoever else is there.
+        assert (await asyncio.to_thread(Client(into, "android-futo").pull)).release_id == "r-0002"
+    finally:
+        await advertisement.stop()
+    publish(3)
+    # No announcement any more: the address that was good last time.
+    assert (await asyncio.to_thread(Client(into, "android-futo", timeout_s=1.0).pull)).release_id == "r-0003"
+
+
+def _announced(monkeypatch: pytest.MonkeyPatch, *services: Service) -> None:
+    monkeypatch.setattr(client_module, "find", lambda timeout_s, wanted="": list(services))
+
+
+def test_the_first_address_that_answers(
+    store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(1)
+    _announced(monkeypatch, Service(store.repo, "desk", ("http://127.0.0.1:1", url), 1))
+    assert Client(into, "android-futo").pull().url == url
+
+
+def test_which_service(
+    store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(1)
+    _announced(monkeypatch, Service("a" * 12, "attic", (url,), 1), Service("b" * 12, "desk", (url,), 1))
+    with pytest.raises(ServiceNotFound, match=r"more than one service: attic \(aaaaaaaaaaaa\), desk"):
+        Client(into, "android-futo").pull()
+    _announced(monkeypatch)
+    with pytest.raises(ServiceNotFound, match="no idiolect service attic answered") as caught:
+        Client(into, "android-futo", service="attic").pull()
+    assert "--url" in caught.value.hint
+    _announced(monkeypatch, Service("a" * 12, "attic", (url,), 1))
+    with pytest.raises(VerificationFailed, match=f"is service {store.repo}, the models here come from aaaaaaaaaaaa"):
+        Client(into, "android-futo").pull()
+
+
+def test_nobody_is_found_in_time() -> None:
+    started = time.monotonic()
+    assert find(0.3, "nobody here") == []
+    assert time.monotonic() - started < 3
+
+
+def test_the_door() -> None:
+    """`from idiolect import …` works for all that is promised and loads nothing heavy."""
+    assert idiolect.Client is Client
+    assert idiolect.find is find
+    for name in idiolect.__all__:
+        assert getattr(idiolect, name)
+    with pytest.raises(AttributeError, match="no attribute 'clinet'"):
+        idiolect.clinet  # noqa: B018
+    code = (
+        "import sys, idiolect.errors\n"
+        "assert not {'pydantic', 'http.client', 'asyncio'} & set(sys.modules), 'errors are light'\n"
+        "from idiolect import Client\n"
+        "heavy = {'numpy', 'torch', 'aiohttp', 'zeroconf', 'filelock', 'daemon', 'training', 'exporters'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_versions_describe_themselves(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    publish(1)
+    Client(into, "android-futo", url=url).pull()
+    version = install.Place(into).installed()
+    assert version is not None
+    assert version.files == {"idiolect-tiny-android-futo.bin": SIZE}
