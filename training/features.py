@@ -88,6 +88,14 @@ def plan_batches(
     return batches
 
 
+def stretch(mel: torch.Tensor, factor: float) -> torch.Tensor:
+    """The same speech `factor` times as long at the same pitch: log-mel frames interpolated in time."""
+    from torch.nn.functional import interpolate
+
+    frames = min(MAX_FRAMES, max(2, round(mel.shape[1] * factor)))
+    return interpolate(mel[None], size=frames, mode="linear", align_corners=True)[0]
+
+
 def mask_spectrum(batch: torch.Tensor, rng: random.Random, widest_mels: int = 12, widest_frames: int = 25) -> None:
     """SpecAugment in place on (B, n_mels, frames): one band and one stretch of each clip set to the clip's mean."""
     for clip in batch:

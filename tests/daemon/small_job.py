@@ -52,6 +52,7 @@ def result(run_dir: Path, spec: JobSpec, tuned_wer: float = TUNED_WER) -> JobRes
         held_out_words=200,
         held_out_audio_s=60,
         held_out_sha256="1" * 64,
+        stock=_scores(STOCK_WER),
         tuned=_scores(tuned_wer),
         versus_stock=Difference(mean=change, low=change - 0.05, high=change + 0.05, clips=20, words=200),
         artifacts=tuple(_artifact(run_dir, Profile.model_validate(values), tuned_wer) for values in spec.profiles),

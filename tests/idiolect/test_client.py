@@ -460,7 +460,7 @@ async def test_found_by_itself(
 
     publish(1)
     port = int(url.rpartition(":")[2])
-    advertisement = Advertisement(store.repo, "desk", "127.0.0.1", port, 1)
+    advertisement = Advertisement(store.repo, "", "127.0.0.1", port, 1)
     assert await advertisement.start() is None
     try:
         pulled = await asyncio.to_thread(Client(into, "android-futo", service=store.repo).pull)

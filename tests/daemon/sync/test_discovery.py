@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import random
 import subprocess
 import sys
 
@@ -15,55 +15,60 @@ from idiolect.client import Service, find
 REPO = "k7f3q2mzx5ab"
 
 
-async def found(repo: str = REPO, timeout_s: float = 8.0) -> list[Service]:
+def anybody() -> str:
+    """An id, and so a name, that nobody else on this network has, other runs of these tests among them."""
+    return "".join(random.choices("abcdefghijklmnopqrstuvwxyz234567", k=12))
+
+
+async def found(repo: str, timeout_s: float = 8.0) -> list[Service]:
     return await asyncio.to_thread(find, timeout_s, repo)
 
 
 async def test_found_by_a_second_process() -> None:
-    advertisement = Advertisement(REPO, "desk of A. Person", "127.0.0.1", 8737, 42)
+    repo = anybody()
+    advertisement = Advertisement(repo, f"desk of A. Person {repo}", "127.0.0.1", 8737, 42)
     assert await advertisement.start() is None
-    code = f"from idiolect import find; import json; print(json.dumps([vars(s) for s in find(8, '{REPO}')]))"
+    code = f"from idiolect import find; import json; print(json.dumps([vars(s) for s in find(8, '{repo}')]))"
     try:
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
         out, _ = await process.communicate()
     finally:
         await advertisement.stop()
     assert json.loads(out) == [
-        {"id": REPO, "label": "desk of A Person", "urls": ["http://127.0.0.1:8737"], "version": 42}
+        {"id": repo, "label": f"desk of A Person {repo}", "urls": ["http://127.0.0.1:8737"], "version": 42}
     ]
 
 
-async def test_the_manifests_version_is_told_and_names_may_collide() -> None:
-    label = f"desk of {os.getpid()}"  # other tests may run on this machine
-    first = Advertisement("a" * 12, label, "127.0.0.1", 1001, 1)
-    second = Advertisement("b" * 12, label, "127.0.0.1", 1002, 1)
+async def test_the_manifests_version_is_told() -> None:
+    one_id, two_id = anybody(), anybody()
+    first = Advertisement(one_id, f"attic {one_id}", "127.0.0.1", 1001, 1)
+    second = Advertisement(two_id, f"cellar {two_id}", "127.0.0.1", 1002, 1)
     try:
-        assert await first.start() is None
-        assert await second.start() is None
+        assert list(await asyncio.gather(first.start(), second.start())) == [None, None]
         await second.update(7)
-        (one,), (two,) = await asyncio.gather(found("a" * 12), found("b" * 12))
-        assert (one.label, one.version, one.urls) == (label, 1, ("http://127.0.0.1:1001",))
-        assert (two.label, two.version, two.urls) == (f"{label}-2", 7, ("http://127.0.0.1:1002",))
-        assert await found(f"{label}-2") == [two]
+        (one,), (two,) = await asyncio.gather(found(one_id), found(f"cellar {two_id}"))
+        assert one == Service(one_id, f"attic {one_id}", ("http://127.0.0.1:1001",), 1)
+        assert two == Service(two_id, f"cellar {two_id}", ("http://127.0.0.1:1002",), 7)
     finally:
         await first.stop()
         await second.stop()
-    assert await found("a" * 12, timeout_s=1.0) == []
+    assert await found(one_id, timeout_s=1.0) == []
 
 
 async def test_announced_anew_when_the_addresses_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "POLL_S", 0.1)
     monkeypatch.setattr(discovery, "addresses", lambda _: ["127.0.0.2"])
-    advertisement = Advertisement("c" * 12, "", "0.0.0.0", 1003, 1)
+    repo = anybody()
+    advertisement = Advertisement(repo, "", "0.0.0.0", 1003, 1)
     try:
         assert await advertisement.start() is None
         monkeypatch.setattr(discovery, "addresses", lambda _: ["127.0.0.1"])
         for _ in range(10):
-            (service,) = await found("c" * 12)
+            (service,) = await found(repo)
             if service.urls == ("http://127.0.0.1:1003",):
                 break
         assert service.urls == ("http://127.0.0.1:1003",)
-        assert service.label == "idiolect-cccc"
+        assert service.label == f"idiolect-{repo[:4]}"
     finally:
         await advertisement.stop()
 
