@@ -104,6 +104,9 @@ def transcribe(
     """
     from training.audio import decode
 
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"{file}: there is no such file", "name audio files")
     transcriber = open_model(model, cache)
     try:
         for file in files:

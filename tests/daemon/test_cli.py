@@ -1,0 +1,159 @@
+"""The console commands as a user runs them: what they print, how they fail, what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from daemon import config
+
+
+def idiolect(*arguments: str | Path, home: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one command in a process of its own; errors never show a traceback."""
+    command = [sys.executable, "-m", "daemon.cli", *map(str, arguments)]
+    environment = {**os.environ, "IDIOLECT_HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=250, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def test_init_writes_settings_that_are_the_defaults_and_says_what_to_do(home: Path) -> None:
+    done = idiolect("init", home=home)
+    assert done.returncode == 0
+    assert "idiolect models fetch tiny small" in done.stdout
+    assert config.load(home / "config.toml") == config.Config()
+    assert (home / "recordings").is_dir()
+    (home / "config.toml").write_text('[training]\ntiers = ["nano"]\n')
+    again = idiolect("init", home=home)
+    assert "kept as it is" in again.stdout
+    assert "stock models are here" in again.stdout
+
+
+def test_home_counts_wherever_it_stands(home: Path, tmp_path: Path) -> None:
+    for arguments in (["--home", home, "init"], ["init", "--home", home], ["init", f"--home={home}"]):
+        assert idiolect(*arguments, home=tmp_path / "unused").returncode == 0
+        shutil.rmtree(home)
+    assert not (tmp_path / "unused").exists()
+
+
+def test_status_json_has_what_programs_may_read(home: Path) -> None:
+    idiolect("init", home=home)
+    status = json.loads(idiolect("status", "--json", home=home).stdout)
+    assert status["recordings_folder"] == str(home / "recordings")
+    assert status["recordings"]["ready"] == status["recordings"]["waiting"] == status["recordings"]["rejected"] == 0
+    assert status["next"]["reason"]
+    assert status["runs"] == status["releases"] == []
+    assert "no daemon is running" in idiolect("status", home=home).stdout
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("[training]\nteirs = []\n", "did you mean tiers"),
+        ("[server]\nport = 'x'\n", 'server.port = "x"'),
+        ("[training\n", "is not TOML"),
+    ],
+)
+def test_a_bad_config_is_refused_with_file_key_and_value(home: Path, toml: str, said: str) -> None:
+    home.mkdir()
+    (home / "config.toml").write_text(toml)
+    done = idiolect("run", home=home)
+    assert done.returncode == 2
+    assert str(home / "config.toml") in done.stderr
+    assert said in done.stderr
+
+
+def test_wer_of_two_files(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "said.txt").write_text("call anna\nseven three\n")
+    (tmp_path / "heard.txt").write_text("Call Anna!\nseven tree\n")
+    rates = json.loads(idiolect("wer", tmp_path / "said.txt", tmp_path / "heard.txt", "--json", home=home).stdout)
+    assert rates["wer"] == 0.25
+    assert (rates["normalizer"], rates["words"], rates["substitutions"]) == ("basic", 4, 1)
+    missing = idiolect("wer", tmp_path / "said.txt", tmp_path / "no.txt", home=home)
+    assert missing.returncode == 2
+    assert "cannot read" in missing.stderr
+
+
+def test_models_and_profiles_are_listed(home: Path) -> None:
+    models = json.loads(idiolect("models", "--json", home=home).stdout)
+    assert [m["tier"] for m in models][:2] == ["nano", "tiny"]
+    assert models[0]["cached"] is True
+    profiles = json.loads(idiolect("profiles", "--json", home=home).stdout)
+    assert {p["name"] for p in profiles} == {"android-futo", "desktop-whispercpp"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["runs", "show", "7"], "no run is called '7'"),
+        (["train", "--now"], "no daemon is running"),
+        (["train", "--model", "nano", "--data", "nowhere", "--output", "out"], "no such folder"),
+        (["train", "--model", "nano"], "--data is missing"),
+        (["export", "nano"], "what to export is not said"),
+        (["export", "nano", "--profile", "nope"], "choose one of android-futo"),
+        (["export", "nano", "--format", "ggml", "--quant", "q9"], "q9"),
+        (["models", "fetch", "tinny"], "no base model is called 'tinny'"),
+        (["transcribe", "nowhere.wav", "--model", "nano"], "nowhere.wav"),
+    ],
+)
+@pytest.mark.torch
+def test_mistakes_end_in_a_message_and_a_status(home: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = idiolect(*arguments, home=home, cwd=tmp_path)
+    assert done.returncode in {1, 2, 3}
+    assert said in done.stderr.replace("\n", " ")
+    assert "→" in done.stderr
+
+
+def test_help_names_every_command(home: Path) -> None:
+    text = idiolect("--help", home=home).stdout
+    for command in ("init", "run", "status", "runs", "train", "evaluate", "export", "transcribe", "wer", "pull"):
+        assert command in text
+
+
+@pytest.mark.torch
+@pytest.mark.whispercpp
+@pytest.mark.timeout(300)
+def test_train_evaluate_export_transcribe_by_hand(home: Path, tmp_path: Path, voices: Path) -> None:
+    rows = [json.loads(line) for line in (voices / "human" / "metadata.jsonl").read_text().splitlines()[:24]]
+    for index, row in enumerate(rows):
+        folder = tmp_path / "dataset" / ("validation" if index % 3 == 0 else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(voices / "human" / row["file_name"], folder / f"audio{index:03d}.ogg")
+        (folder / f"audio{index:03d}.txt").write_text(row["text"])
+    done = idiolect(
+        *("train", "--model", "nano", "--data", tmp_path / "dataset", "--epochs", "1", "--batch-size", "16"),
+        *("--learning-rate", "1e-5", "--output", tmp_path / "me", "--json"),
+        home=home,
+    )
+    trained = json.loads(done.stdout)
+    assert [result["model"] for result in trained["results"]] == ["nano", str(tmp_path / "me")]
+    assert trained["results"][0]["clips"] == 8
+    assert (
+        idiolect(
+            "train", "--model", "nano", "--data", tmp_path / "dataset", "--output", tmp_path / "me", home=home
+        ).returncode
+        == 2
+    )
+
+    file = tmp_path / "me.bin"
+    idiolect("export", tmp_path / "me", "--format", "ggml", "--quant", "q5_0", "--outfile", file, home=home)
+    done = idiolect("evaluate", file, "nano", tmp_path / "me", "--data", tmp_path / "dataset", "--json", home=home)
+    results = json.loads(done.stdout)["results"]
+    assert [result["model"] for result in results] == [str(file), "nano", str(tmp_path / "me")]
+    assert {"clips", "wer", "cer", "wer_english", "normalizer", "loops", "rtf"} <= results[0].keys()
+    assert all(result["wer"] < 0.5 for result in results)
+
+    audio = tmp_path / "dataset" / "validation" / "audio000.ogg"
+    heard = json.loads(idiolect("transcribe", audio, "--model", file, "--json", home=home).stdout)
+    assert len(heard["results"][0]["text"].split()) > 2
