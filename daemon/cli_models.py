@@ -52,7 +52,7 @@ def list_models(context: typer.Context, json: Json = False) -> None:
     rows = [
         [
             str(m["tier"]),
-            "here" if m["cached"] else "–",
+            "yes" if m["cached"] else "–",
             f"{m['parameters_m']} M",
             megabytes(float(str(m["size_bytes"]))),
             str(m["license"]),
@@ -60,7 +60,7 @@ def list_models(context: typer.Context, json: Json = False) -> None:
         ]
         for m in found
     ]
-    table("", ["tier", "on this machine", "parameters", "size", "licence", "from"], rows)
+    table("", ["tier", "here", "parameters", "size", "licence", "from"], rows)
     typer.echo("\nGet one with: idiolect models fetch TIER. A model folder or any Hugging Face id works as well.")
 
 
@@ -80,7 +80,9 @@ def fetch_models(models: Annotated[list[str], typer.Argument(help="Tiers or Hugg
 
 
 def train(
-    model: Annotated[str, typer.Option(help="Tier, model folder or Hugging Face id to start from.")] = "tiny",
+    model: Annotated[
+        str | None, typer.Option(help="Tier, model folder or Hugging Face id to start from.", show_default="tiny")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of recordings with transcripts.")] = None,
     train_data: Annotated[Path | None, typer.Option(help="The same, for training only.")] = None,
     val_data: Annotated[Path | None, typer.Option(help="Folder of recordings to measure on.")] = None,
@@ -94,9 +96,9 @@ def train(
     now: Annotated[bool, typer.Option("--now", help="Ask the running daemon to train, whatever it waits for.")] = False,
     json: Json = False,
 ) -> None:
-    """Fine-tune a model on a folder, or (--now) ask the daemon to."""
+    """Fine-tune a model on a folder, or (--now) ask the daemon."""
     if now:
-        _train_now(model if model != "tiny" else None)
+        _train_now(model)
         return
     from daemon.terminal import ProgressReporter, out, print_json, show_evaluations
     from daemon.work import direct
@@ -116,7 +118,7 @@ def train(
         }
     )
     with ProgressReporter() as reporter, direct.stopping_on_interrupt(reporter):
-        trained = direct.train(model, source, val_data, output, settings, language, _cache(), reporter)
+        trained = direct.train(model or "tiny", source, val_data, output, settings, language, _cache(), reporter)
     summaries = [evaluation.summary() for evaluation in trained.evaluations]
     outcome = trained.outcome
     if json:
@@ -136,7 +138,7 @@ def evaluate(
     timestamps: Annotated[bool, typer.Option(help="Decode with timestamps.")] = False,
     json: Json = False,
 ) -> None:
-    """Score models on the same clips: WER, CER, loops, speed, memory."""
+    """Score models on the same clips."""
     from daemon.terminal import ProgressReporter, print_json, show_evaluations
     from daemon.work import direct
     from idiolect.transcriber import DecodingOptions
@@ -191,7 +193,7 @@ def wer(
     hypothesis: Annotated[Path, typer.Argument(help="Text file: what was heard, a line each.")],
     json: Json = False,
 ) -> None:
-    """Word and character error rate of one text file against another."""
+    """Word error rate of one text file against another."""
     from daemon.home import score_files
     from daemon.terminal import print_json
 

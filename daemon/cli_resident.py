@@ -44,7 +44,7 @@ def run() -> None:
 
 
 def status(json: Json = False) -> None:
-    """Recordings, hours, trainings, releases, and what happens next and why."""
+    """Recordings, trainings, releases, and what happens next."""
     from daemon.status_view import show_status
     from daemon.terminal import print_json
 

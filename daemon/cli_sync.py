@@ -17,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def profiles(json: Json = False) -> None:
-    """List the device profiles and why each is as it is."""
+    """List the device profiles, and why each is as it is."""
     from daemon.home import known_profiles
     from daemon.paths import Paths
     from daemon.terminal import out, plain, print_json
@@ -40,7 +40,7 @@ def pull(
     url: Annotated[str | None, typer.Option(help="The service's address, where it cannot be found by itself.")] = None,
     json: Json = False,
 ) -> None:
-    """Find the service on the network and bring this profile's newest model here."""
+    """Find the service on the network and get the newest model."""
     from daemon.paths import Paths
     from daemon.terminal import ProgressReporter, megabytes, out, print_json
     from idiolect.client import Client
@@ -73,7 +73,7 @@ def demo(
     voice: Annotated[Literal["synthetic", "human"], typer.Option(help="Whose recordings to learn from.")] = "synthetic",
     folder: Annotated[Path | None, typer.Option(help="Where the demo's home goes; it is made anew.")] = None,
 ) -> None:
-    """The main job on what ships with idiolect, offline, in a few minutes."""
+    """Show the main job on what ships with idiolect, offline."""
     from daemon.demo import run_demo
 
     raise typer.Exit(run_demo(voice, folder or Path(f"demo-home-{voice}")))

@@ -85,6 +85,18 @@ def collate(
     return inputs, labels
 
 
+def hide_tokens(inputs: torch.Tensor, special: SpecialTokens, share: float, rng: random.Random) -> None:
+    """Replace a share of the text tokens of decoder inputs (int64 (B, longest)) in place by end-of-text.
+
+    A decoder that sees every word before the next one learns to guess from a few hundred sentences; one that does
+    not has to listen. Labels stay as they are.
+    """
+    for row in inputs:
+        for place in (row < special.eot).nonzero().flatten().tolist():
+            if rng.random() < share:
+                row[place] = special.eot
+
+
 def draw_contexts(positions: Sequence[int], full_share: float, longer_share: float, rng: random.Random) -> list[int]:
     """The audio context each clip gets this epoch, in encoder positions.
 

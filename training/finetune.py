@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from idiolect.child import Reporter
 from idiolect.errors import DatasetError, JobError, JobStopped, UsageError
 from training.decode import encode, load_model
-from training.examples import IGNORED, Example, ExampleMaker, collate, draw_contexts
+from training.examples import IGNORED, Example, ExampleMaker, collate, draw_contexts, hide_tokens
 from training.features import mask_spectrum, plan_batches, stack, stretch
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Settings:
     timestamps_share: float = 0.25
     mask_share: float = 0.5  # of the batches are masked (SpecAugment)
     stretch: float = 0.0  # speech is made up to this share faster or slower
+    token_drop: float = 0.0  # of the words fed to the decoder are hidden, so that it listens instead of guessing
     seed: int = 0
     threads: int = 0  # 0: as torch chooses
     checkpoint_s: float = 120.0  # seconds between checkpoints
@@ -255,6 +256,8 @@ class _Run:
             mask_spectrum(features, rng)
         timestamps = [bool(rng and rng.random() < self.settings.timestamps_share) for _ in clips]
         inputs, labels = collate(clips, self.special, timestamps)
+        if rng:
+            hide_tokens(inputs, self.special, self.settings.token_drop, rng)
         device = self.accelerator.device
         with self.accelerator.autocast():
             model = self.accelerator.unwrap_model(self.model)
