@@ -31,7 +31,7 @@ from training.split import side
 
 VOICES = NANO_ARCHIVE.parent / "voices"
 MARKER = ".idiolect-demo"
-FIRST_BATCH_SHARE = 0.4
+FIRST_BATCH_SHARE = 0.35
 TIMEOUT_S = 900.0
 PROFILES = ("android-futo", "desktop-whispercpp")
 

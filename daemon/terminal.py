@@ -101,7 +101,7 @@ class ProgressReporter(Reporter):
             count = f"{_amount(data['done'])}/{_amount(data['total'])} {data['unit']}"
             self._progress.update(self._task, completed=data["done"], total=data["total"], count=count)
         elif message.kind == "metric" and self._task is not None:
-            note = ", ".join(f"{key} {value:.3g}" for key, value in data.items() if key in {"loss", "select_loss"})
+            note = ", ".join(f"{key} {value:.3g}" for key, value in data.items() if key in {"loss", "select_errors"})
             self._progress.update(self._task, note=note)
         elif message.kind == "warning":
             self.note(f"[yellow]warning:[/] {plain(str(data['message']))}")

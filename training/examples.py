@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from idiolect.errors import DatasetError
-from idiolect.whisper import MAX_SAMPLES, MAX_TEXT_POSITIONS, RATE_HZ, SpecialTokens
-from training.features import LogMel, true_positions
+from idiolect.whisper import MAX_S, MAX_SAMPLES, MAX_TEXT_POSITIONS, RATE_HZ, SpecialTokens
+from training.features import LogMel, stretch, true_positions
 
 if TYPE_CHECKING:
     import torch
@@ -85,16 +85,11 @@ def collate(
     return inputs, labels
 
 
-def hide_tokens(inputs: torch.Tensor, special: SpecialTokens, share: float, rng: random.Random) -> None:
-    """Replace a share of the text tokens of decoder inputs (int64 (B, longest)) in place by end-of-text.
-
-    A decoder that sees every word before the next one learns to guess from a few hundred sentences; one that does
-    not has to listen. Labels stay as they are.
-    """
-    for row in inputs:
-        for place in (row < special.eot).nonzero().flatten().tolist():
-            if rng.random() < share:
-                row[place] = special.eot
+def stretched(example: Example, factor: float) -> Example:
+    """The same example said `factor` times as slowly, its mel energies as float32."""
+    return replace(
+        example, mel=stretch(example.mel.float(), factor), speech_end_s=min(MAX_S, example.speech_end_s * factor)
+    )
 
 
 def draw_contexts(positions: Sequence[int], full_share: float, longer_share: float, rng: random.Random) -> list[int]:

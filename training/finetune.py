@@ -20,14 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 from idiolect.child import Reporter
 from idiolect.errors import DatasetError, JobError, JobStopped, UsageError
-from training.decode import encode, load_model
-from training.examples import IGNORED, Example, ExampleMaker, collate, draw_contexts, hide_tokens
-from training.features import mask_spectrum, plan_batches, stack, stretch
+from idiolect.whisper import MAX_POSITIONS, special_tokens
+from training.decode import encode, greedy, load_model
+from training.examples import IGNORED, Example, ExampleMaker, collate, draw_contexts, stretched
+from training.features import mask_spectrum, plan_batches, stack
+from training.rows import Rows
 
 if TYPE_CHECKING:
     import torch
 
     from idiolect.transcriber import Pcm
+
+
+MAX_SELECT_CLIPS = 64  # enough to choose a checkpoint; decoding them after each epoch must stay cheap
 
 
 @dataclass(frozen=True)
@@ -38,17 +43,17 @@ class Settings:
     max_steps: int | None = None  # stops earlier than `epochs` would
     learning_rate: float | None = None
     embedding_rate_x: float | None = None  # the token embedding's rate, times learning_rate
-    batch_size: int = 16  # clips
+    decoder_rate_x: float | None = None  # the rest of the decoder's
+    batch_size: int | None = None  # clips
     position_budget: int = 6_000  # encoder positions a batch may hold: 16 clips of 7.5 s, or 4 full windows
     warmup_share: float = 0.1
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    full_share: float = 0.06  # of the clips see the full 30 s window each epoch
+    full_share: float = 0.03  # of the clips see the full 30 s window each epoch
     longer_share: float = 0.1  # … and these some longer context
     timestamps_share: float = 0.25
-    mask_share: float = 0.5  # of the batches are masked (SpecAugment)
-    stretch: float = 0.0  # speech is made up to this share faster or slower
-    token_drop: float = 0.0  # of the words fed to the decoder are hidden, so that it listens instead of guessing
+    mask_share: float = 1.0  # of the batches are masked (SpecAugment)
+    stretch: float = 0.12  # speech is made up to this share faster or slower
     seed: int = 0
     threads: int = 0  # 0: as torch chooses
     checkpoint_s: float = 120.0  # seconds between checkpoints
@@ -67,26 +72,25 @@ class Settings:
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-# d_model → learning rate, epochs. nano's embedding rows of unmet words are zero, which wants a high rate;
-# the others follow OpenAI's own pre-training rates divided by about 40.
+# d_model → epochs, learning rate, clips a step, the token embedding's and the decoder's share of the rate. nano's
+# embedding rows of unmet words are zero and its decoder knows its few sentences by heart: the first must move fast, the
+# second slowly. The others follow OpenAI's own pre-training rates divided by about 40.
 _DEFAULTS = {
-    128: (1e-3, 10.0),
-    384: (3e-5, 6.0),
-    512: (2e-5, 6.0),
-    768: (1e-5, 5.0),
-    1024: (6e-6, 4.0),
-    1280: (5e-6, 3.0),
+    128: (12.0, 1e-3, 4, 4.0, 0.4),
+    384: (6.0, 3e-5, 16, 1.0, 1.0),
+    512: (6.0, 2e-5, 16, 1.0, 1.0),
+    768: (5.0, 1e-5, 16, 1.0, 1.0),
+    1024: (4.0, 6e-6, 16, 1.0, 1.0),
+    1280: (3.0, 5e-6, 16, 1.0, 1.0),
 }
+_DEFAULT_NAMES = ("epochs", "learning_rate", "batch_size", "embedding_rate_x", "decoder_rate_x")
 
 
 def defaults_for(settings: Settings, d_model: int) -> Settings:
-    """`settings` with learning rate and epochs filled in for a model of this width."""
-    rate, epochs = _DEFAULTS.get(d_model, (1e-5, 5.0))
-    return dataclasses.replace(
-        settings,
-        learning_rate=settings.learning_rate if settings.learning_rate is not None else rate,
-        epochs=settings.epochs if settings.epochs is not None else epochs,
-    )
+    """`settings` with what is None filled in for a model of this width."""
+    defaults = dict(zip(_DEFAULT_NAMES, _DEFAULTS.get(d_model, _DEFAULTS[768]), strict=True))
+    missing: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
+    return dataclasses.replace(settings, **missing)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Outcome:
     audio_s: float
     steps: int
     train_s: float
-    best_select_loss: float
+    best_select_errors: float
     skipped: tuple[str, ...]
 
 
@@ -148,7 +152,7 @@ def finetune(
         audio_s=sum(example.duration_s for example in train),
         steps=run.step,
         train_s=run.train_s,
-        best_select_loss=run.best_loss,
+        best_select_errors=run.best_errors,
         skipped=tuple(skipped),
     )
 
@@ -168,8 +172,6 @@ class _Run:
         import torch
         from accelerate import Accelerator
 
-        from idiolect.whisper import special_tokens
-
         if settings.threads:
             torch.set_num_threads(settings.threads)
         _keep_freed_memory()
@@ -178,16 +180,18 @@ class _Run:
         self.special = special_tokens(model.config.vocab_size)
         self.accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
         model.config.use_cache = False
-        optimizer = torch.optim.AdamW(_parameter_groups(model, settings), betas=(0.9, 0.98), fused=True)
+        self.rows = Rows(model, {token for example in (*train, *select) for token in example.tokens})
+        groups = _parameter_groups(model, self.rows.weight, settings)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         tokens = sum(len(example.tokens) + 1 for example in train) / len(train)
-        self.nominal_tokens = tokens * min(settings.batch_size, len(train))
+        self.nominal_tokens = tokens * min(settings.batch_size or 1, len(train))
         self.total_steps = sum(1 for epoch in range(math.ceil(settings.epochs or 1)) for _ in self._epoch(epoch))
         if settings.epochs and settings.epochs % 1:
             self.total_steps = round(self.total_steps * settings.epochs / math.ceil(settings.epochs))
         self.total_steps = max(1, min(self.total_steps, settings.max_steps or self.total_steps))
         self.step = 0
-        self.best_loss = math.inf
+        self.best_errors = math.inf
         self.train_s = 0.0
         self.fingerprint = self._fingerprint()
 
@@ -215,7 +219,7 @@ class _Run:
             epoch_first += len(batches)
             if epoch_first > first_step and self.step <= self.total_steps and epoch_first <= self.total_steps:
                 self._keep_if_best()
-        if self.best_loss == math.inf:
+        if self.best_errors == math.inf:
             self._keep_if_best()
 
     def _epoch(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
@@ -224,7 +228,7 @@ class _Run:
         contexts = draw_contexts(
             [example.positions for example in self.train_set], self.settings.full_share, self.settings.longer_share, rng
         )
-        for batch in plan_batches(contexts, self.settings.batch_size, self.settings.position_budget, rng):
+        for batch in plan_batches(contexts, self.settings.batch_size or 1, self.settings.position_budget, rng):
             yield [(index, contexts[index]) for index in batch]
 
     def _optimise(self, batch: Sequence[tuple[int, int]]) -> float:
@@ -244,30 +248,29 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         return value / max(1, tokens)
 
-    def _loss(self, batch: Sequence[tuple[int, int]], rng: random.Random | None) -> tuple[torch.Tensor, int]:
-        """Summed cross-entropy of a batch and its number of tokens; augmented when there is an `rng`."""
+    def _loss(self, batch: Sequence[tuple[int, int]], rng: random.Random) -> tuple[torch.Tensor, int]:
+        """Summed cross-entropy of an augmented batch, and its number of tokens."""
         import torch
 
-        clips = [(self.train_set if rng else self.select_set)[index] for index, _ in batch]
-        factors = [rng.uniform(1 - self.settings.stretch, 1 + self.settings.stretch) if rng else 1.0 for _ in clips]
-        mels = [stretch(clip.mel.float(), factor) for clip, factor in zip(clips, factors, strict=True)]
-        features = stack(mels, min(1500, max(context for _, context in batch)))
-        if rng and rng.random() < self.settings.mask_share:
+        spread = self.settings.stretch
+        clips = [stretched(self.train_set[index], rng.uniform(1 - spread, 1 + spread)) for index, _ in batch]
+        room = max(context - self.train_set[index].positions for index, context in batch)
+        positions = min(MAX_POSITIONS, max(clip.positions for clip in clips) + room)
+        features = stack([clip.mel for clip in clips], positions)
+        if rng.random() < self.settings.mask_share:
             mask_spectrum(features, rng)
-        timestamps = [bool(rng and rng.random() < self.settings.timestamps_share) for _ in clips]
+        timestamps = [rng.random() < self.settings.timestamps_share for _ in clips]
         inputs, labels = collate(clips, self.special, timestamps)
-        if rng:
-            hide_tokens(inputs, self.special, self.settings.token_drop, rng)
         device = self.accelerator.device
         with self.accelerator.autocast():
             model = self.accelerator.unwrap_model(self.model)
             hidden = encode(model, features.to(device))
             states = model.model.decoder(
-                input_ids=inputs.to(device), encoder_hidden_states=hidden, use_cache=False
+                inputs_embeds=self.rows.embed(inputs.to(device)), encoder_hidden_states=hidden, use_cache=False
             ).last_hidden_state
             wanted = labels != IGNORED  # the vocabulary is wide: only project where there is something to learn
-            logits = model.proj_out(states[wanted.to(device)])
-        targets = labels[wanted].to(device)
+            logits = self.rows.logits(states[wanted.to(device)])
+        targets = self.rows.places(labels[wanted].to(device))
         return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"), int(wanted.sum())
 
     def _learning_rate(self) -> float:
@@ -280,26 +283,42 @@ class _Run:
         return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def _keep_if_best(self) -> None:
+        """Judge the present weights on the select clips, and keep them when they are the best so far."""
         from training.finetune_state import save_best
 
-        loss = self._select_loss()
-        self.reporter.metric(step=self.step, select_loss=loss)
-        if loss < self.best_loss or not self.select_set:
-            self.best_loss = loss
+        self.rows.write_back()
+        errors, tokens = self._select_errors()
+        self.reporter.metric(step=self.step, select_errors=errors)
+        # A later model replaces one that is better by chance alone: a few clips cannot tell them apart.
+        chance = math.sqrt(errors * max(0.0, 1 - errors) / tokens) if tokens else 0.0
+        if errors <= self.best_errors + chance:
             save_best(self)
+        self.best_errors = min(self.best_errors, errors)
 
-    def _select_loss(self) -> float:
-        """Loss per token on the select clips at their own length (+ 32 positions); 0 where there are none."""
+    def _select_errors(self) -> tuple[float, int]:
+        """Token errors per token on the select clips, decoded greedily at their own length, and the tokens.
+
+        Greedy decoding, because a model can be sure of every next word and still run away from the audio.
+        """
         import torch
+        from rapidfuzz.distance import Levenshtein
 
-        self.model.eval()
-        total, tokens = 0.0, 0
-        positions = [min(1500, example.positions + 32) for example in self.select_set]
-        for batch in plan_batches(positions, 32, self.settings.position_budget, random.Random(0)):
-            with torch.no_grad():
-                loss, count = self._loss([(index, positions[index]) for index in batch], None)
-            total, tokens = total + float(loss), tokens + count
-        return total / tokens if tokens else 0.0
+        model = self.accelerator.unwrap_model(self.model).eval()
+        chosen = self.select_set[:MAX_SELECT_CLIPS]
+        errors, tokens = 0, sum(len(example.tokens) for example in chosen)
+        for language in {example.language for example in chosen}:
+            clips = [example for example in chosen if example.language == language]
+            positions = [min(MAX_POSITIONS, clip.positions + 32) for clip in clips]
+            prompt = self.special.prompt(language)
+            for batch in plan_batches(positions, 32, self.settings.position_budget, random.Random(0)):
+                here = [clips[index] for index in batch]
+                longest = max(len(clip.tokens) for clip in here)
+                features = stack([clip.mel.float() for clip in here], max(positions[index] for index in batch))
+                with torch.inference_mode():
+                    hidden = encode(model, features.to(self.accelerator.device))
+                    heard = greedy(model, hidden, prompt, self.special.eot, max_new_tokens=2 * longest + 8)
+                errors += sum(Levenshtein.distance(clip.tokens, row) for clip, row in zip(here, heard, strict=True))
+        return (errors / tokens if tokens else 0.0), tokens
 
     def _fingerprint(self) -> str:
         """What a checkpoint must have been trained with to be continued."""
@@ -314,8 +333,6 @@ def _examples(
     sources: Sequence[Source],
     reporter: Reporter,
 ) -> tuple[list[Example], list[Example], list[str]]:
-    from idiolect.whisper import special_tokens
-
     make = ExampleMaker(tokenizer, special_tokens(model.config.vocab_size), model.config.num_mel_bins)
     train: list[Example] = []
     select: list[Example] = []
@@ -338,19 +355,18 @@ def _keep_freed_memory() -> None:
         mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD
 
 
-def _parameter_groups(model: Any, settings: Settings) -> list[dict[str, Any]]:  # noqa: ANN401
+def _parameter_groups(model: Any, rows: Any, settings: Settings) -> list[dict[str, Any]]:  # noqa: ANN401
     """Weight decay on matrices only; the encoder's position table is fixed sinusoids and stays."""
     model.model.encoder.embed_positions.requires_grad_(False)
-    embedding = model.model.decoder.embed_tokens.weight
-    decayed: list[Any] = []
-    others: list[Any] = []
+    groups: dict[tuple[float, float], list[Any]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter is not embedding:
-            (decayed if parameter.ndim > 1 and "embed" not in name else others).append(parameter)
+        if parameter.requires_grad and parameter is not rows:
+            rate_x = (settings.decoder_rate_x or 1.0) if "decoder" in name else 1.0
+            decay = settings.weight_decay if parameter.ndim > 1 and "embed" not in name else 0.0
+            groups.setdefault((rate_x, decay), []).append(parameter)
     return [
-        {"params": decayed, "rate_x": 1.0, "weight_decay": settings.weight_decay},
-        {"params": others, "rate_x": 1.0, "weight_decay": 0.0},
-        {"params": [embedding], "rate_x": settings.embedding_rate_x or 1.0, "weight_decay": 0.0},
+        *({"params": found, "rate_x": x, "weight_decay": decay} for (x, decay), found in groups.items()),
+        {"params": [rows], "rate_x": settings.embedding_rate_x or 1.0, "weight_decay": 0.0},
     ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idiolect.files import replacing_folder, write_json
+from training import rows
 
 if TYPE_CHECKING:
     from training.finetune import _Run
@@ -23,6 +24,7 @@ def save_state(run: _Run) -> None:
     model = run.accelerator.unwrap_model(run.model)
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in _weights(model).items()}
     names = {parameter: name for name, parameter in model.named_parameters()}
+    tensors |= {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
     steps: dict[str, float] = {}
     for parameter, state in run.optimizer.state.items():
         name = names[parameter]
@@ -36,7 +38,7 @@ def save_state(run: _Run) -> None:
             {
                 "fingerprint": run.fingerprint,
                 "step": run.step,
-                "best_loss": run.best_loss,
+                "best_errors": run.best_errors,
                 "train_s": run.train_s,
                 "optimizer_steps": steps,
             },
@@ -68,7 +70,7 @@ def load_state(run: _Run) -> bool:
             "exp_avg": tensors[f"exp_avg.{name}"].to(parameters[name].device),
             "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameters[name].device),
         }
-    run.step, run.best_loss, run.train_s = position["step"], position["best_loss"], position["train_s"]
+    run.step, run.best_errors, run.train_s = position["step"], position["best_errors"], position["train_s"]
     run.reporter.metric(continued_at_step=run.step)
     return True
 
@@ -88,6 +90,7 @@ def save_checkpoint(run: _Run, base: Path, out: Path) -> None:
 
     model = run.accelerator.unwrap_model(run.model)
     best = load_file(run.state_dir / "best" / "best.safetensors")
+    model.model.decoder._parameters.pop(rows.NAME, None)
     model.load_state_dict(best, strict=False)
     model.tie_weights()
     model.config.use_cache = True
@@ -105,5 +108,5 @@ def save_checkpoint(run: _Run, base: Path, out: Path) -> None:
 
 
 def _weights(model: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Named tensors without the output projection, which is the token embedding again."""
-    return {name: tensor for name, tensor in model.state_dict().items() if name != "proj_out.weight"}
+    """Named tensors without the output projection, which is the token embedding again, and its trained rows."""
+    return {k: v for k, v in model.state_dict().items() if k != "proj_out.weight" and not k.endswith(rows.NAME)}

@@ -8,6 +8,7 @@ from typing import Literal
 
 Side = Literal["train", "select", "held-out"]
 
+SPLIT_VERSION = "idiolect-split/1"  # hashed with every transcript: the same text in another use hashes otherwise
 HELD_OUT_PERCENT = 20
 SELECT_PERCENT_OF_TRAIN = 10
 MIN_JUDGED_CLIPS = 10
@@ -29,7 +30,7 @@ def side(text: str, declared: Side | None = None) -> Side:
     """
     if declared in {"held-out", "select"}:
         return declared
-    digest = hashlib.sha256(text_key(text).encode()).digest()
+    digest = hashlib.sha256(f"{SPLIT_VERSION}\n{text_key(text)}".encode()).digest()
     if declared is None and int.from_bytes(digest[:8]) % 100 < HELD_OUT_PERCENT:
         return "held-out"
     return "select" if int.from_bytes(digest[8:16]) % 100 < SELECT_PERCENT_OF_TRAIN else "train"

@@ -23,8 +23,8 @@ def sources(voices: Path) -> list[Source]:
     return [Source(name, pcm, text, "en", index % 6 == 5) for index, (name, pcm, text) in enumerate(clips)]
 
 
-def _losses(messages: list[Message]) -> list[float]:
-    return [message.data["select_loss"] for message in messages if "select_loss" in message.data]
+def _metrics(messages: list[Message], name: str) -> list[float]:
+    return [message.data[name] for message in messages if name in message.data]
 
 
 def test_it_learns_and_leaves_a_folder_that_transformers_loads(
@@ -33,11 +33,12 @@ def test_it_learns_and_leaves_a_folder_that_transformers_loads(
     from transformers import WhisperForConditionalGeneration
 
     messages: list[Message] = []
-    settings = Settings(max_steps=16, epochs=8, batch_size=4, full_share=0.1, threads=2)
+    settings = Settings(max_steps=30, epochs=12, batch_size=4, full_share=0.05, threads=2)
     outcome = finetune(nano, sources, tmp_path / "me", settings, CallbackReporter(messages.append))
-    losses = _losses(messages)
-    assert min(losses) < losses[0]
-    assert (outcome.clips, outcome.steps) == (10, 16)
+    losses = _metrics(messages, "loss")
+    assert losses[-1] < losses[0]
+    assert outcome.best_select_errors == min(_metrics(messages, "select_errors"))
+    assert (outcome.clips, outcome.steps) == (10, 30)
     config = json.loads((tmp_path / "me" / "config.json").read_text())
     assert config["max_length"] == 448
     assert {path.name for path in nano.iterdir()} == {path.name for path in (tmp_path / "me").iterdir()}
@@ -67,7 +68,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(nano: Path, sources: lis
     outcome = finetune(nano, sources, tmp_path / "stopped", QUICK, CallbackReporter(second.append))
     assert {"continued_at_step": 5} in [message.data for message in second]
     assert outcome.steps == 8
-    assert [*_losses(first), *_losses(second)] == pytest.approx(_losses(whole), rel=1e-3)
+    assert _metrics(second, "loss") == pytest.approx(_metrics(whole, "loss"), rel=1e-3)
+    errors = [*_metrics(first, "select_errors"), *_metrics(second, "select_errors")]
+    assert errors == pytest.approx(_metrics(whole, "select_errors"), abs=0.02)
 
 
 def test_a_checkpoint_of_other_clips_is_not_continued(nano: Path, sources: list[Source], tmp_path: Path) -> None:
