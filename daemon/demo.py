@@ -33,6 +33,7 @@ VOICES = NANO_ARCHIVE.parent / "voices"
 MARKER = ".idiolect-demo"
 FIRST_BATCH_SHARE = 0.35
 TIMEOUT_S = 900.0
+POLL_S = 0.5
 PROFILES = ("android-futo", "desktop-whispercpp")
 
 
@@ -60,10 +61,14 @@ def run_demo(voice: str, folder: Path) -> int:
     with _daemon(paths):
         _drop(first, paths.recordings)
         out.print(f"1. {len(first)} recordings put into the watched folder, as a sync tool does. The daemon trains:")
-        _wait_for_release(paths, 1)
+        _wait_for_run(paths, 1)
         _drop(recordings[len(first) :], paths.recordings)
         out.print(f"\n2. {len(recordings) - len(first)} more recordings. That is enough new speech to train again:")
-        run, finished = _wait_for_release(paths, 2)
+        run, finished = _wait_for_run(paths, 2)
+        if run["state"] != "published":
+            raise JobError(
+                f"{run['id']} was not published: {run['reason']}", f"see {paths.runs / run['id'] / 'job.log'}"
+            )
         out.print("\n3. Two devices find the service by zeroconf, pull the new model and transcribe with it:")
         finding = _devices(folder, voice, recordings, run, finished)
         status = ask(paths, "status")
@@ -139,8 +144,8 @@ def _wait_until_up(paths: Paths, process: subprocess.Popen[bytes]) -> None:
     raise JobError("the daemon did not start", f"its words: {paths.config_file.parent / 'daemon.out'}")
 
 
-def _wait_for_release(paths: Paths, number: int) -> tuple[dict[str, Any], float]:
-    """Show the daemon's progress until it has published release `number`: (the run, when training finished)."""
+def _wait_for_run(paths: Paths, number: int) -> tuple[dict[str, Any], float]:
+    """Show the daemon's progress until run `number` has ended: (the run, when its training finished)."""
     deadline = time.monotonic() + TIMEOUT_S
     trained = 0.0
     stage = ""
@@ -157,20 +162,15 @@ def _wait_for_release(paths: Paths, number: int) -> tuple[dict[str, Any], float]
             runs = [run for run in status["runs"] if run["id"].endswith(f"{number:04d}")]
             if runs and runs[0]["state"] in {"published", "kept", "failed"}:
                 break
-            time.sleep(0.1)
+            time.sleep(POLL_S)
         else:
-            raise JobError(
-                f"no release after {TIMEOUT_S:.0f} s", f"see: idiolect --home {paths.config_file.parent} status"
-            )
+            raise JobError(f"{number} trainings took over {TIMEOUT_S:.0f} s", f"see {paths.runs}")
     run: dict[str, Any] = runs[0]
-    if run["state"] != "published":
-        raise JobError(
-            f"{run['id']} was not published: {run['reason']}", f"its log: {paths.runs / run['id'] / 'job.log'}"
-        )
-    summary = run["summary"]
-    out.print(
-        f"   {run['release']}: WER {summary['wer_stock']:.1%} → {summary['wer_tuned']:.1%} on recordings it never saw"
-    )
+    if run["state"] == "failed":
+        raise JobError(f"{run['id']} failed: {run['reason']}", f"see {paths.runs / run['id'] / 'job.log'}")
+    wer = f"WER {run['summary']['wer_stock']:.1%} → {run['summary']['wer_tuned']:.1%} on recordings it never saw"
+    said = f"published as {run['release']}" if run["release"] else f"kept, not published: {run['reason']}"
+    out.print(f"   {wer}; {plain(said)}", soft_wrap=True)
     return run, trained
 
 

@@ -76,7 +76,7 @@ class Settings:
 # embedding rows of unmet words are zero and its decoder knows its few sentences by heart: the first must move fast, the
 # second slowly. The others follow OpenAI's own pre-training rates divided by about 40.
 _DEFAULTS = {
-    128: (12.0, 1e-3, 4, 4.0, 0.4),
+    128: (14.0, 1e-3, 4, 4.0, 0.4),
     384: (6.0, 3e-5, 16, 1.0, 1.0),
     512: (6.0, 2e-5, 16, 1.0, 1.0),
     768: (5.0, 1e-5, 16, 1.0, 1.0),
@@ -181,7 +181,7 @@ class _Run:
         self.accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
         model.config.use_cache = False
         self.rows = Rows(model, {token for example in (*train, *select) for token in example.tokens})
-        groups = _parameter_groups(model, self.rows.weight, settings)
+        groups = _parameter_groups(model, self.rows.parameters, settings)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         tokens = sum(len(example.tokens) + 1 for example in train) / len(train)
@@ -355,18 +355,18 @@ def _keep_freed_memory() -> None:
         mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD
 
 
-def _parameter_groups(model: Any, rows: Any, settings: Settings) -> list[dict[str, Any]]:  # noqa: ANN401
+def _parameter_groups(model: Any, rows: Sequence[Any], settings: Settings) -> list[dict[str, Any]]:  # noqa: ANN401
     """Weight decay on matrices only; the encoder's position table is fixed sinusoids and stays."""
     model.model.encoder.embed_positions.requires_grad_(False)
     groups: dict[tuple[float, float], list[Any]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter is not rows:
+        if parameter.requires_grad and all(parameter is not row for row in rows):
             rate_x = (settings.decoder_rate_x or 1.0) if "decoder" in name else 1.0
             decay = settings.weight_decay if parameter.ndim > 1 and "embed" not in name else 0.0
             groups.setdefault((rate_x, decay), []).append(parameter)
     return [
         *({"params": found, "rate_x": x, "weight_decay": decay} for (x, decay), found in groups.items()),
-        {"params": [rows], "rate_x": settings.embedding_rate_x or 1.0, "weight_decay": 0.0},
+        {"params": list(rows), "rate_x": settings.embedding_rate_x or 1.0, "weight_decay": 0.0},
     ]
 
 

@@ -90,7 +90,8 @@ def save_checkpoint(run: _Run, base: Path, out: Path) -> None:
 
     model = run.accelerator.unwrap_model(run.model)
     best = load_file(run.state_dir / "best" / "best.safetensors")
-    model.model.decoder._parameters.pop(rows.NAME, None)
+    for name in rows.NAMES:
+        model.model.decoder._parameters.pop(name, None)
     model.load_state_dict(best, strict=False)
     model.tie_weights()
     model.config.use_cache = True
@@ -109,4 +110,4 @@ def save_checkpoint(run: _Run, base: Path, out: Path) -> None:
 
 def _weights(model: Any) -> dict[str, Any]:  # noqa: ANN401
     """Named tensors without the output projection, which is the token embedding again, and its trained rows."""
-    return {k: v for k, v in model.state_dict().items() if k != "proj_out.weight" and not k.endswith(rows.NAME)}
+    return {k: v for k, v in model.state_dict().items() if k != "proj_out.weight" and not k.endswith(rows.NAMES)}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint"
 TRAINED_FILE = "trained.json"
 ARTIFACTS = "artifacts"
-MAX_CHECKED_CLIPS = 40  # an export is compared with its checkpoint clip by clip, which needs fewer than judging a model
+MAX_CHECKED_CLIPS = 24  # an export is compared with its checkpoint clip by clip, which needs fewer than judging a model
 
 
 def run(run_dir: Path, reporter: Reporter) -> JobResult:
@@ -220,7 +220,9 @@ class _Pipeline:
         file = made.folder / made.files[0].path
         check_tier(file, self.checkpoint)
         checkpoint = self._evaluate("tuned", self.checkpoint, clips, profile.audio_context)
-        transcriber = open_artifact(file)
+        # 30 s windows are ten times the work: worth every core, though runtimes that spin suffer where others work too
+        threads = (os.cpu_count() or 1) if profile.audio_context == "full" else 0
+        transcriber = open_artifact(file, threads)
         try:
             heard = evaluate(transcriber, clips, self._options(profile.audio_context), self.reporter)
         finally:
