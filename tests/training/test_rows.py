@@ -28,7 +28,7 @@ def test_silent_rows_are_left_out_exactly(nano: Path) -> None:
     assert torch.equal(rows.embed(tokens), weight.detach()[tokens])
     ours = cross_entropy(rows.logits(states), rows.places(tokens))
     ours.backward()  # type: ignore[no-untyped-call]
-    assert float(ours) == pytest.approx(float(whole), rel=1e-5)
+    assert ours.item() == pytest.approx(whole.item(), rel=1e-5)
     assert weight.grad is not None
     assert rows.parameters[0].grad is not None
     assert torch.allclose(rows.parameters[0].grad[rows.places(tokens)], weight.grad[tokens], atol=1e-6)
