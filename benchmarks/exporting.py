@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from exporters.layout import Dims, Tensor, tensors
 
@@ -61,7 +62,13 @@ def make_checkpoint(folder: Path, dims: Dims, tokenizer: Path | None = None) -> 
     folder.mkdir(parents=True)
     for name in _TOKENIZER_FILES:
         shutil.copy(tokenizer / name, folder / name)
-    config = {
+    (folder / "config.json").write_text(json.dumps(model_config(dims)))
+    write_random(folder / "model.safetensors", tensors(dims))
+
+
+def model_config(dims: Dims) -> dict[str, Any]:
+    """config.json of a Whisper with these dimensions."""
+    return {
         "model_type": "whisper",
         "d_model": dims.n_audio_state,
         "vocab_size": dims.n_vocab,
@@ -75,8 +82,6 @@ def make_checkpoint(folder: Path, dims: Dims, tokenizer: Path | None = None) -> 
         "max_source_positions": dims.n_audio_ctx,
         "max_target_positions": dims.n_text_ctx,
     }
-    (folder / "config.json").write_text(json.dumps(config))
-    write_random(folder / "model.safetensors", tensors(dims))
 
 
 def write_random(path: Path, planned: list[Tensor]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idiolect.child import Reporter
-from idiolect.errors import DatasetError, JobError, JobStopped, UsageError
+from idiolect.errors import DatasetError, JobError, UsageError
 from idiolect.whisper import MAX_POSITIONS, special_tokens
 from training.decode import encode, greedy, load_model
 from training.examples import IGNORED, Example, ExampleMaker, collate, draw_contexts, stretched
@@ -368,6 +368,3 @@ def _parameter_groups(model: Any, rows: Sequence[Any], settings: Settings) -> li
         *({"params": found, "rate_x": x, "weight_decay": decay} for (x, decay), found in groups.items()),
         {"params": list(rows), "rate_x": settings.embedding_rate_x or 1.0, "weight_decay": 0.0},
     ]
-
-
-__all__ = ["JobStopped", "Outcome", "Settings", "Source", "defaults_for", "finetune"]

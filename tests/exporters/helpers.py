@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.exporting import model_config
 from exporters.layout import Dims, tensors
 from idiolect.whisper import special_tokens
 
@@ -32,18 +33,7 @@ def dims(**changes: int) -> Dims:
 def config(dims: Dims) -> dict[str, Any]:
     """config.json of a model with these dimensions."""
     return {
-        "model_type": "whisper",
-        "d_model": dims.n_audio_state,
-        "vocab_size": dims.n_vocab,
-        "num_mel_bins": dims.n_mels,
-        "encoder_layers": dims.n_audio_layer,
-        "decoder_layers": dims.n_text_layer,
-        "encoder_attention_heads": dims.n_audio_head,
-        "decoder_attention_heads": dims.n_text_head,
-        "encoder_ffn_dim": 4 * dims.n_audio_state,
-        "decoder_ffn_dim": 4 * dims.n_text_state,
-        "max_source_positions": dims.n_audio_ctx,
-        "max_target_positions": dims.n_text_ctx,
+        **model_config(dims),
         "max_length": 225,  # a generation setting that converters were known to take for the size of a table
     }
 
