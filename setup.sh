@@ -61,5 +61,5 @@ if ! .venv/bin/python -c "import torch, sys; sys.exit(torch.__version__.split('+
         ;;
     esac
 fi
-pip install -e ".[$extras]" -c constraints.txt
+PYTHONWARNINGS=ignore pip install -e ".[$extras]" -c constraints.txt
 echo "$state" >"$stamp"

@@ -29,7 +29,7 @@ _DEFAULTS = DecodingOptions()
 
 
 def open_artifact(path: Path, threads: int = 0) -> Transcriber:
-    """Load an exported file in the runtime it is for; `threads` 0 means half of the cores.
+    """Load an exported file in the runtime it is for; `threads` 0: half of the cores, all for full windows.
 
     Raises ArtifactError (the reader refuses the file), MissingExtra, RuntimeFailed (the runtime does).
     """
@@ -45,7 +45,8 @@ class WhisperCpp:
     def __init__(self, path: Path, n_vocab: int, threads: int = 0) -> None:
         self.name = path.name
         self._special = special_tokens(n_vocab)
-        self._child = _Child([sys.executable, "-m", "exporters.whispercpp", str(path), str(threads or _threads())])
+        self._child = _Child([sys.executable, "-m", "exporters.whispercpp", str(path)])
+        self._threads = threads
         self.runtime: str = self._child.ask(b"", f"loading {self.name}")["runtime"]
         self._peak_bytes = 0
 
@@ -62,6 +63,7 @@ class WhisperCpp:
             "language": options.language,
             "audio_context": audio_context(len(pcm)) if options.audio_context == "dynamic" else 0,
             "timestamps": options.timestamps,
+            "threads": self._threads or _threads(options.audio_context),
         }
         duration_s = len(pcm) / RATE_HZ
         data = json.dumps(request).encode() + b"\n" + pcm.tobytes()
@@ -155,8 +157,9 @@ def _ending(code: int) -> str:
     return f"was killed by signal {-code}"
 
 
-def _threads() -> int:
+def _threads(context: str) -> int:
     """Half of the cores: ggml's threads spin while they wait for each other, so one core that something else keeps
-    busy stalls them all (nano on a busy machine of two cores: 80 × real time with one thread, 3 × with two)."""
+    busy stalls them all (nano on a busy machine of two cores: 80 × real time with one thread, 3 × with two). Full
+    windows are ten times the work and worth every core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // 2)
+    return cores if context == "full" else max(1, cores // 2)

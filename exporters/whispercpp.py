@@ -1,9 +1,9 @@
-"""The child process that runs whisper.cpp: `python -m exporters.whispercpp MODEL THREADS`.
+"""The child process that runs whisper.cpp: `python -m exporters.whispercpp MODEL`.
 
 Native code that trusts its input must not take its caller down with it. Requests on stdin: a JSON line
-`{"samples", "language", "audio_context", "timestamps"}` (`audio_context` in encoder positions, 0 for all) and then that
-many float32 samples. Answers on a duplicate of stdout, one JSON line each: first `{"runtime"}` when the model is
-loaded, then `{"text", "compute_s", "peak_bytes"}` or `{"error"}`. End of stdin ends it.
+`{"samples", "language", "audio_context", "timestamps", "threads"}` (`audio_context` in encoder positions, 0 for all),
+then that many float32 samples. Answers on a duplicate of stdout, one JSON line each: first `{"runtime"}` when the model
+is loaded, then `{"text", "compute_s", "peak_bytes"}` or `{"error"}`. End of stdin ends it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash here is reported, not debugged
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # native libraries print on stdout
-    model = _Model(sys.argv[1], int(sys.argv[2]))
+    model = _Model(sys.argv[1])
     out.write(json.dumps({"runtime": runtime_name()}) + "\n")
     for request, samples in _requests(sys.stdin.buffer):
         out.write(json.dumps(model.answer(request, samples)) + "\n")
@@ -59,7 +59,7 @@ class _Model:
     changes words at a short audio context.
     """
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str) -> None:
         self._native = native = _binding()
         context = native.whisper_context_default_params()
         context.use_gpu = False
@@ -67,7 +67,6 @@ class _Model:
         self._context = native.whisper_init_from_file_with_params(path, context)
         native.whisper_n_vocab(self._context)  # a failed load gives no error but a null pointer: crash now, not later
         self._params = native.whisper_full_default_params(native.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY)
-        self._params.n_threads = threads
         self._params.print_progress = self._params.print_timestamps = False
         self._params.suppress_blank = False
         self._params.temperature_inc = 0.0
@@ -80,6 +79,7 @@ class _Model:
         samples = np.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
         self._params.language = request["language"]
         self._params.audio_ctx = request["audio_context"]
+        self._params.n_threads = request["threads"]
         self._params.no_timestamps = self._params.single_segment = not request["timestamps"]
         started = time.perf_counter()
         status = self._native.whisper_full(self._context, self._params, samples, len(samples))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from idiolect.errors import DatasetError
 from idiolect.whisper import MAX_S, MAX_SAMPLES, MAX_TEXT_POSITIONS, RATE_HZ, SpecialTokens
 from training.features import LogMel, stretch, true_positions
+from training.split import text_key
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,10 @@ SPEECH_BELOW_PEAK_DB = 35.0  # frames quieter than this under the loudest count 
 
 @dataclass(frozen=True)
 class Example:
-    """One clip for training: float16 (n_mels, frames) log10 mel energies, text token ids, where the speech ends."""
+    """One clip for training: float16 (n_mels, frames) log10 mel energies, text token ids, where the speech ends.
+
+    `letters` is the text without case and punctuation.
+    """
 
     name: str
     mel: torch.Tensor
@@ -31,6 +35,7 @@ class Example:
     language: str
     speech_end_s: float
     duration_s: float
+    letters: str
 
     @property
     def positions(self) -> int:
@@ -63,7 +68,7 @@ class ExampleMaker:
         if not 0 < len(tokens) <= room:
             raise DatasetError(f"the text makes {len(tokens)} tokens, 1 to {room} fit")
         mel = self._log_mel(pcm)
-        return Example(name, mel.half(), tokens, language, _speech_end_s(mel), len(pcm) / RATE_HZ)
+        return Example(name, mel.half(), tokens, language, _speech_end_s(mel), len(pcm) / RATE_HZ, text_key(text))
 
 
 def collate(

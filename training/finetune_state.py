@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idiolect.files import replacing_folder, write_json
-from training import rows
+from training import ctc, rows
 
 if TYPE_CHECKING:
     from training.finetune import _Run
 
 COPIED = ("*.json", "*.txt", "*.model")  # of the base folder: configuration, tokenizer, vocabulary
+LEFT_BEHIND = (*rows.NAMES, *ctc.NAMES)  # parameters beside the model's own
+POSITION = ("step", "judged_step", "best_errors", "train_s")
 NOT_COPIED = ("model.safetensors.index.json", "config.json", "trainer_state.json")
 
 
@@ -37,9 +39,7 @@ def save_state(run: _Run) -> None:
             folder / "state.json",
             {
                 "fingerprint": run.fingerprint,
-                "step": run.step,
-                "best_errors": run.best_errors,
-                "train_s": run.train_s,
+                **{name: getattr(run, name) for name in POSITION},
                 "optimizer_steps": steps,
             },
         )
@@ -70,7 +70,8 @@ def load_state(run: _Run) -> bool:
             "exp_avg": tensors[f"exp_avg.{name}"].to(parameters[name].device),
             "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameters[name].device),
         }
-    run.step, run.best_errors, run.train_s = position["step"], position["best_errors"], position["train_s"]
+    for name in POSITION:
+        setattr(run, name, position[name])
     run.reporter.metric(continued_at_step=run.step)
     return True
 
@@ -90,8 +91,9 @@ def save_checkpoint(run: _Run, base: Path, out: Path) -> None:
 
     model = run.accelerator.unwrap_model(run.model)
     best = load_file(run.state_dir / "best" / "best.safetensors")
-    for name in rows.NAMES:
+    for name in LEFT_BEHIND:
         model.model.decoder._parameters.pop(name, None)
+        model.model.encoder._parameters.pop(name, None)
     model.load_state_dict(best, strict=False)
     model.tie_weights()
     model.config.use_cache = True
@@ -109,5 +111,5 @@ def save_checkpoint(run: _Run, base: Path, out: Path) -> None:
 
 
 def _weights(model: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Named tensors without the output projection, which is the token embedding again, and its trained rows."""
-    return {k: v for k, v in model.state_dict().items() if k != "proj_out.weight" and not k.endswith(rows.NAMES)}
+    """Named tensors without the output projection, which is the token embedding again, nor what only training needs."""
+    return {k: v for k, v in model.state_dict().items() if k != "proj_out.weight" and not k.endswith(LEFT_BEHIND)}

@@ -1,8 +1,9 @@
-"""The token embedding in training: only the rows that matter.
+"""The token embedding in training: only the rows that matter, those of new words apart.
 
-A row of zeros belongs to a token the stock model never met. Where the texts do not need it either, all such rows
+A row of zeros belongs to a token the stock model never met. Where the texts need it, it is a new word's and must move
+fast, while the rows of known words should stay near what they are. Where the texts do not need it either, all such rows
 are trained as one shared row, which adds `log(count)` to the logit: the same softmax at a fraction of the work.
-OpenAI's models have no such rows; there all of them are trained as they are.
+OpenAI's models have no such rows; there the embedding is trained as it is.
 """
 
 from __future__ import annotations
@@ -13,37 +14,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-NAMES = ("trained_rows", "shared_row")
+NEW = ("embed_new", "embed_shared")
+NAMES = ("embed_known", *NEW)
 
 
 class Rows:
-    """Embeds token ids and projects decoder states through the rows of `model`'s token embedding that are trained."""
+    """Embeds token ids and projects decoder states through the rows of `model`'s token embedding that are trained.
+
+    The parameters are registered in the decoder by `NAMES`.
+    """
 
     def __init__(self, model: Any, needed: set[int]) -> None:  # noqa: ANN401
         import torch
 
-        decoder = model.model.decoder
-        self._embedding = decoder.embed_tokens
+        self._embedding = model.model.decoder.embed_tokens
         whole = self._embedding.weight
-        kept = whole.detach().abs().sum(dim=1) > 0
-        kept[sorted(needed)] = True
-        self._kept = kept
-        self._silent = int((~kept).sum())
-        self._place = kept.cumsum(0) - 1
-        self.parameters: list[Any] = [whole]
-        if self._silent:
+        met = whole.detach().abs().sum(dim=1) > 0
+        wanted = torch.zeros_like(met)
+        wanted[sorted(needed)] = True
+        new, self._silent = ~met & wanted, ~met & ~wanted
+        self._order = torch.cat([met.nonzero()[:, 0], new.nonzero()[:, 0]])
+        self._place = torch.full((len(met),), len(self._order), device=whole.device)
+        self._place[self._order] = torch.arange(len(self._order), device=whole.device)
+        self._parts: list[Any] = [whole]
+        if not met.all():
             whole.requires_grad_(False)
-            own = torch.nn.Parameter(whole.detach()[kept].clone())
-            shared = torch.nn.Parameter(torch.zeros_like(whole[0]))
-            self.parameters = [own, shared]
-            for name, parameter in zip(NAMES, self.parameters, strict=True):
-                decoder.register_parameter(name, parameter)
+            stock = whole.detach()
+            self._parts = [torch.nn.Parameter(part) for part in (stock[met], stock[new], torch.zeros_like(stock[0]))]
+            for name, parameter in zip(NAMES, self._parts, strict=True):
+                model.model.decoder.register_parameter(name, parameter)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Input embeddings (…, d_model) of token ids."""
         import torch
 
-        return torch.nn.functional.embedding(self.places(tokens), self.parameters[0])
+        return torch.nn.functional.embedding(self.places(tokens), self._rows())
 
     def places(self, tokens: torch.Tensor) -> torch.Tensor:
         """Where token ids stand among the logits."""
@@ -54,18 +59,23 @@ class Rows:
         """(N, rows) logits of decoder states (N, d_model), with one more column for all rows that share one."""
         import torch
 
-        logits: torch.Tensor = states @ self.parameters[0].T
-        if not self._silent:
+        logits: torch.Tensor = states @ self._rows().T
+        if len(self._parts) == 1:
             return logits
-        shared = (states @ self.parameters[1])[:, None] + math.log(self._silent)
+        shared = (states @ self._parts[-1])[:, None] + math.log(max(1, int(self._silent.sum())))
         return torch.cat([logits, shared], dim=1)
 
     def write_back(self) -> None:
         """Put the trained rows where the model's own code looks for them."""
         import torch
 
-        if self._silent:
-            weight, kept = self._embedding.weight, self._kept.to(self._embedding.weight.device)
+        if len(self._parts) > 1:
+            weight = self._embedding.weight
             with torch.no_grad():
-                weight[kept] = self.parameters[0]
-                weight[~kept] = self.parameters[1]
+                weight[self._order] = self._rows()
+                weight[self._silent] = self._parts[-1]
+
+    def _rows(self) -> torch.Tensor:
+        import torch
+
+        return torch.cat(self._parts[:2]) if len(self._parts) > 1 else self._parts[0]

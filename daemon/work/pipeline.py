@@ -21,6 +21,7 @@ from daemon.work.spec import (
     JobClip,
     JobResult,
     JobSpec,
+    PublishedRun,
     Scores,
     TermRecall,
     load_result,
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint"
 TRAINED_FILE = "trained.json"
 ARTIFACTS = "artifacts"
-MAX_CHECKED_CLIPS = 24  # an export is compared with its checkpoint clip by clip, which needs fewer than judging a model
+# An export is compared with its checkpoint on the same clips, which needs fewer than judging a model; the full window
+# is ten times the work.
+CHECKED_CLIPS = {"dynamic": 24, "full": 12}
 
 
 def run(run_dir: Path, reporter: Reporter) -> JobResult:
@@ -81,11 +84,12 @@ class _Pipeline:
         clips = [EvaluationClip(clip.path.name, pcm, clip.text) for clip, pcm in zip(judged, pcms, strict=True)]
         self.reporter.stage("score the stock model")
         stock = self._evaluate("stock", self.base, clips)
+        published = self.spec.published if self.spec.published and self.spec.published.checkpoint.is_dir() else None
+        before = self._evaluate("published", published.checkpoint, clips) if published else None
         trained = self._train()
         self.reporter.stage("score the new model")
         tuned = self._evaluate("tuned", self.checkpoint, clips)
-        checked = clips[:: max(1, len(clips) // MAX_CHECKED_CLIPS)][:MAX_CHECKED_CLIPS]
-        artifacts = [self._artifact(profile, checked) for profile in self.spec.profiles]
+        artifacts = [self._artifact(profile, clips) for profile in self.spec.profiles]
         fields = {
             "run_id": self.spec.run_id,
             "tier": self.spec.tier,
@@ -99,7 +103,7 @@ class _Pipeline:
             "stock": _scores(stock),
             "tuned": _scores(tuned),
             "versus_stock": _difference(tuned, stock),
-            **self._versus_published(tuned, judged, clips),
+            **(_versus_published(tuned, before, judged, published) if before and published else {}),
             "terms": _terms(stock, tuned),
             "artifacts": tuple(artifacts),
         }
@@ -170,20 +174,6 @@ class _Pipeline:
             transcriber.close()
         return self._evaluations[key]
 
-    def _versus_published(
-        self, tuned: Evaluation, judged: Sequence[JobClip], clips: Sequence[EvaluationClip]
-    ) -> dict[str, Any]:
-        """The comparison with the tier's current release, on clips it was not trained on."""
-        published = self.spec.published
-        if published is None or not published.checkpoint.is_dir():
-            return {}
-        kept = [i for i, clip in enumerate(judged) if clip.pcm_sha256 not in published.trained_on]
-        other = self._evaluate("published", published.checkpoint, clips)
-        return {
-            "versus_published": _difference(tuned, other, kept),
-            "published_release": published.release_id,
-        }
-
     def _artifact(self, profile: Mapping[str, Any], clips: Sequence[EvaluationClip]) -> ArtifactResult:
         """One profile's file, made and heard in its own runtime; an error is a result, the other profiles go on."""
         from device_profiles import Profile
@@ -219,10 +209,11 @@ class _Pipeline:
         self.reporter.stage(f"check {profile.name}")
         file = made.folder / made.files[0].path
         check_tier(file, self.checkpoint)
-        checkpoint = self._evaluate("tuned", self.checkpoint, clips, profile.audio_context)
-        # 30 s windows are ten times the work: worth every core, though runtimes that spin suffer where others work too
-        threads = (os.cpu_count() or 1) if profile.audio_context == "full" else 0
-        transcriber = open_artifact(file, threads)
+        count = min(len(clips), CHECKED_CLIPS[profile.audio_context])
+        chosen = [index * len(clips) // count for index in range(count)]  # evenly from all
+        checkpoint_wer = self._checkpoint_wer(clips, chosen, profile.audio_context)
+        clips = [clips[index] for index in chosen]
+        transcriber = open_artifact(file, self.spec.threads)
         try:
             heard = evaluate(transcriber, clips, self._options(profile.audio_context), self.reporter)
         finally:
@@ -233,9 +224,16 @@ class _Pipeline:
             files=tuple(ExportedFileRecord(**vars(file)) for file in made.files),
             runtime=heard.runtime,
             scores=_scores(heard),
-            checkpoint_wer=checkpoint.wer,
+            checkpoint_wer=checkpoint_wer,
             speed_x=1 / heard.rtf if heard.rtf else 0.0,
         )
+
+    def _checkpoint_wer(self, clips: Sequence[EvaluationClip], chosen: Sequence[int], context: str) -> float:
+        """The unquantised model's WER on the `chosen` of the held-out clips; at dynamic context it is known already."""
+        if context != "dynamic":
+            return self._evaluate("tuned", self.checkpoint, [clips[index] for index in chosen], context).wer
+        known = self._evaluate("tuned", self.checkpoint, clips)
+        return sum(known.errors[i] for i in chosen) / max(1, sum(known.clip_words[i] for i in chosen))
 
     def _options(self, context: str) -> Any:  # noqa: ANN401
         from idiolect.transcriber import DecodingOptions
@@ -283,6 +281,14 @@ def _difference(one: Evaluation, other: Evaluation, kept: Sequence[int] | None =
         words=sum(one.clip_words[i] for i in indices),
         left_out=one.clips - len(indices),
     )
+
+
+def _versus_published(
+    tuned: Evaluation, before: Evaluation, judged: Sequence[JobClip], published: PublishedRun
+) -> dict[str, Any]:
+    """The comparison with the tier's current release, on clips it was not trained on."""
+    kept = [i for i, clip in enumerate(judged) if clip.pcm_sha256 not in published.trained_on]
+    return {"versus_published": _difference(tuned, before, kept), "published_release": published.release_id}
 
 
 def _terms(stock: Evaluation, tuned: Evaluation) -> tuple[TermRecall, ...]:

@@ -1,0 +1,129 @@
+"""How many fewer words come out wrong once nano has learned a voice, on recordings it never saw.
+
+`python -m benchmarks.accuracy [VOICE …] [--splits N]`. The first split is the one idiolect itself makes; the others are
+drawn anew, because one split of some fifty clips says little. The peer is the stock model on the same clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from idiolect.transcriber import DecodingOptions
+from training.audio import decode
+from training.base_models import NANO_ARCHIVE, resolve
+from training.decode import CheckpointTranscriber
+from training.evaluate import Evaluation, EvaluationClip, evaluate
+from training.finetune import Settings, Source, finetune
+from training.scoring import term_recall
+from training.split import Side, side, text_key
+
+if TYPE_CHECKING:
+    from idiolect.transcriber import Pcm
+
+VOICES = NANO_ARCHIVE.parent / "voices"
+PROMISED_FEWER = {"synthetic": 0.7, "human": 0.5}
+PROMISED_RECALL = 0.8
+NEW_WORDS = "mekolet shabbat arnona mazgan machsan sherut kubernetes pytorch quantization zeroconf".split()
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one split."""
+
+    stock: Evaluation
+    tuned: Evaluation
+    tuned_full: Evaluation  # in 30 s windows
+    train_s: float
+
+    @property
+    def fewer(self) -> float:
+        """Share of the stock model's word errors that are gone."""
+        return 1 - self.tuned.wer / self.stock.wer
+
+    def recalled(self) -> tuple[int, int, int]:
+        """New words heard by the stock model, heard by the tuned one, said."""
+        stock = [term_recall(term, self.stock.references, self.stock.hypotheses) for term in NEW_WORDS]
+        tuned = [term_recall(term, self.tuned.references, self.tuned.hypotheses) for term in NEW_WORDS]
+        return sum(heard for heard, _ in stock), sum(heard for heard, _ in tuned), sum(said for _, said in stock)
+
+
+def main() -> int:
+    """Print a line for each split and the means; 1 when a mean misses its promise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("voices", nargs="*", default=["human", "synthetic"], metavar="VOICE")
+    parser.add_argument("--splits", type=int, default=1)
+    options = parser.parse_args()
+    print(
+        f"{'voice':11}{'split':>5} {'clips':>5}  {'stock → tuned WER':19}{'fewer':>6}  {'new words':12}loops  training"
+    )
+    kept = True
+    for voice in options.voices:
+        recordings = _recordings(voice)
+        rows = []
+        for split in range(options.splits):
+            rows.append(_measure(recordings, _sides([text for _, _, text in recordings], split)))
+            _show(voice, split, rows[-1])
+        fewer = mean(row.fewer for row in rows)
+        heard, said = (sum(row.recalled()[i] for row in rows) for i in (1, 2))
+        print(f"{voice:11} mean: {fewer:.0%} fewer errors (promised {PROMISED_FEWER[voice]:.0%})", end="")
+        print(f", {heard} of {said} new words (promised {PROMISED_RECALL:.0%})" if said else "")
+        kept &= fewer >= PROMISED_FEWER[voice] and heard >= PROMISED_RECALL * said
+    return 0 if kept else 1
+
+
+def _recordings(voice: str) -> list[tuple[str, Pcm, str]]:
+    rows = [json.loads(row) for row in (VOICES / voice / "metadata.jsonl").read_text().splitlines()]
+    return [(row["file_name"], decode(VOICES / voice / row["file_name"]), row["text"]) for row in rows]
+
+
+def _sides(texts: Sequence[str], split: int) -> list[Side]:
+    if not split:
+        return [side(text) for text in texts]
+
+    def drawn(text: str) -> Side:
+        rng = random.Random(f"{split} {text_key(text)}")
+        return "held-out" if rng.random() < 0.2 else "select" if rng.random() < 0.1 else "train"
+
+    return [drawn(text) for text in texts]
+
+
+def _measure(recordings: Sequence[tuple[str, Pcm, str]], sides: Sequence[Side]) -> Row:
+    held_out = [EvaluationClip(*row) for row, where in zip(recordings, sides, strict=True) if where == "held-out"]
+    sources = [
+        Source(*row, "en", select=where == "select")
+        for row, where in zip(recordings, sides, strict=True)
+        if where != "held-out"
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        base = resolve("nano", Path(folder))
+        stock = evaluate(CheckpointTranscriber(base), held_out)
+        started = time.monotonic()
+        finetune(base, sources, Path(folder) / "tuned", Settings())
+        train_s = time.monotonic() - started
+        model = CheckpointTranscriber(Path(folder) / "tuned")
+        full = evaluate(model, held_out, DecodingOptions(audio_context="full"))
+        return Row(stock, evaluate(model, held_out), full, train_s)
+
+
+def _show(voice: str, split: int, row: Row) -> None:
+    before, after, said = row.recalled()
+    words = f"{before}→{after} of {said}" if said else "–"
+    wer = f"{row.stock.wer:.1%} → {row.tuned.wer:.1%}"
+    figures = (
+        f"{wer:19}{row.fewer:6.0%}  {row.tuned_full.wer:<13.1%}{words:12}{row.tuned.loops:5.0%}  {row.train_s:6.0f} s"
+    )
+    print(f"{voice:11}{split:5} {row.tuned.clips:5}  {figures}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
