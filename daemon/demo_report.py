@@ -96,14 +96,10 @@ def show_report(voice: str, finding: Finding, status: dict[str, Any]) -> bool:
         learned = ", ".join(f"{t['term']} {t['tuned']}/{t['occurrences']}" for t in result["terms"])
         out.print(f"\n[bold]Words it did not know[/] (heard/said now): {plain(learned)}")
     out.print()
-    table(
-        "Files",
-        ["for", "size", "speed", "where"],
-        [
-            [name, megabytes(path.stat().st_size), f"{1 / after['rtf']:.0f} × real time", str(path)]
-            for (name, path), after in zip(finding.files.items(), (finding.phone[1], finding.desktop[1]), strict=True)
-        ],
-    )
+    out.print("[bold]Files[/]")
+    for (name, path), scores in zip(finding.files.items(), (finding.phone[1], finding.desktop[1]), strict=True):
+        size, speed = megabytes(path.stat().st_size), f"{1 / scores['rtf']:.0f} × real time"
+        out.print(f"  {name:20}{size:>8}  {speed:>15}  {plain(str(path))}", soft_wrap=True)
     minutes = status["hours"] * 60
     out.print(
         f"\nTrained on {result['train_clips']} recordings in {result['train_s']:.0f} s "
