@@ -45,15 +45,16 @@ class Job:
         self._stop_wait_s = stop_wait_s
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
-        self._stage_began = time.monotonic()
+        self._pace_from = time.monotonic(), 0.0  # and what was done by then
         self._end: Message | None = None
 
     @property
     def eta_s(self) -> float | None:
         """Seconds until the present stage ends, at its pace so far."""
-        if not 0 < self.done <= self.total:
+        began, before = self._pace_from
+        if not before < self.done <= self.total:
             return None
-        return (time.monotonic() - self._stage_began) * (self.total - self.done) / self.done
+        return (time.monotonic() - began) * (self.total - self.done) / (self.done - before)
 
     def describe(self) -> dict[str, Any]:
         """The attributes as they stand in `idiolect status --json`."""
@@ -131,11 +132,13 @@ class Job:
         data = message.data
         match message.kind:
             case "stage":
-                self.stage, self._stage_began = str(data.get("name", "")), time.monotonic()
+                self.stage, self._pace_from = str(data.get("name", "")), (time.monotonic(), 0.0)
                 self.done, self.total, self.unit = 0.0, 0.0, ""
             case "progress":
                 self.done, self.total = float(data.get("done", 0)), float(data.get("total", 0))
-                self.unit = str(data.get("unit", ""))
+                if self.unit != str(data.get("unit", "")):
+                    # what a continued job did earlier says nothing about its pace
+                    self.unit, self._pace_from = str(data.get("unit", "")), (time.monotonic(), self.done)
             case "warning":
                 self.warnings.append(str(data.get("message", "")))
             case "done" | "error":
