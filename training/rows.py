@@ -36,6 +36,7 @@ class Rows:
         self._order = torch.cat([met.nonzero()[:, 0], new.nonzero()[:, 0]])
         self._place = torch.full((len(met),), len(self._order), device=whole.device)
         self._place[self._order] = torch.arange(len(self._order), device=whole.device)
+        self._log_silent = math.log(max(1, int(self._silent.sum())))
         self._parts: list[Any] = [whole]
         if not met.all():
             whole.requires_grad_(False)
@@ -62,7 +63,7 @@ class Rows:
         logits: torch.Tensor = states @ self._rows().T
         if len(self._parts) == 1:
             return logits
-        shared = (states @ self._parts[-1])[:, None] + math.log(max(1, int(self._silent.sum())))
+        shared = (states @ self._parts[-1])[:, None] + self._log_silent
         return torch.cat([logits, shared], dim=1)
 
     def write_back(self) -> None:

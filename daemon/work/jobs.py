@@ -136,9 +136,9 @@ class Job:
                 self.done, self.total, self.unit = 0.0, 0.0, ""
             case "progress":
                 self.done, self.total = float(data.get("done", 0)), float(data.get("total", 0))
-                if self.unit != str(data.get("unit", "")):
-                    # what a continued job did earlier says nothing about its pace
-                    self.unit, self._pace_from = str(data.get("unit", "")), (time.monotonic(), self.done)
+                unit = str(data.get("unit", ""))
+                if unit != self.unit:  # what a continued job did earlier says nothing about its pace
+                    self.unit, self._pace_from = unit, (time.monotonic(), self.done)
             case "warning":
                 self.warnings.append(str(data.get("message", "")))
             case "done" | "error":

@@ -73,7 +73,7 @@ class _Pipeline:
         self.spec: JobSpec = load_spec(run_dir)
         self.base = base_models.resolve(self.spec.base, self.spec.cache)
         self.checkpoint = run_dir / CHECKPOINT
-        self._evaluations: dict[tuple[str, str, int], Evaluation] = {}
+        self._evaluations: dict[tuple[str, str], Evaluation] = {}
         self._unreadable: list[str] = []
 
     def run(self) -> JobResult:
@@ -163,7 +163,7 @@ class _Pipeline:
         self, name: str, folder: Path, clips: Sequence[EvaluationClip], context: str = "dynamic"
     ) -> Evaluation:
         """A checkpoint on held-out clips, once per audio context."""
-        key = name, context, len(clips)
+        key = name, context
         if key not in self._evaluations:
             from training.decode import CheckpointTranscriber
             from training.evaluate import evaluate
