@@ -2,96 +2,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-import filelock
 import pytest
 
 import idiolect
 from daemon.sync.discovery import Advertisement
 from daemon.sync.releases import ReleaseStore
 from idiolect import client as client_module
-from idiolect import fetch, install, wire
+from idiolect import install, wire
 from idiolect.client import Client, Service, find
-from idiolect.errors import ServiceNotFound, SyncError, TransferFailed, UsageError, VerificationFailed
-from tests.daemon.sync.publishing import artifact, candidate, model_bytes, of
-from tests.idiolect.services import LyingService, lying, serving, through_a_cable
+from idiolect.errors import ServiceNotFound, SyncError, TransferFailed, VerificationFailed
+from tests.daemon.sync.publishing import artifact, model_bytes, of
+from tests.idiolect.pulls import SIZE, copy_manifest, everything, hidden
+from tests.idiolect.services import LyingService, through_a_cable
 
-SIZE = 400_000
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "BACKOFF_S", 0.001)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ReleaseStore:
-    return ReleaseStore(tmp_path / "store")
-
-
-@pytest.fixture
-def url(store: ReleaseStore) -> Iterator[str]:
-    with serving(store) as url:
-        yield url
-
-
-@pytest.fixture
-def publish(store: ReleaseStore, tmp_path: Path) -> Callable[..., bytes]:
-    """Publish a model made from a seed; gives its bytes."""
-
-    def publish(*seeds: int, tier: str = "tiny", size_bytes: int = SIZE) -> bytes:
-        store.publish(candidate(tmp_path / "jobs", *seeds, tier=tier, size_bytes=size_bytes))
-        return model_bytes(seeds[0], size_bytes)
-
-    return publish
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    return tmp_path / "models" / "current"
-
-
-@pytest.fixture
-def liar(url: str) -> Iterator[LyingService]:
-    """Says what a test tells it to."""
-    with lying() as service:
-        yield service
-
-
-def hidden(into: Path) -> Path:
-    return into.parent / ".current.idiolect"
-
-
-def everything(folder: Path) -> dict[str, bytes | str]:
-    """All files and links below a folder, to see that nothing changed."""
-    return {
-        str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_symlink() or path.is_file()
-    }
-
-
-def copy_manifest(store: ReleaseStore, liar: LyingService, **update: object) -> None:
-    """Let the liar serve the store's manifest with changes, and its files."""
-    assert store.published is not None
-    content = json.loads(store.published.payload) | update
-    payload = json.dumps(content).encode()
-    liar.answers["/v1/manifest"] = lambda request: request.send(200, payload, ETag='"x"')
-    for digest in store.published.files:
-        blob = store.blob(digest)
-        assert blob is not None
-        liar.answers[f"/v1/blobs/sha256:{digest}"] = lambda request, blob=blob: request.send(  # type: ignore[misc]
-            200, blob.read_bytes()
-        )
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def test_first_and_next_pull(url: str, publish: Callable[..., bytes], into: Path) -> None:
@@ -320,137 +253,6 @@ def test_another_profile_or_channel(url: str, publish: Callable[..., bytes], int
 def test_nothing_published_yet(url: str, into: Path) -> None:
     with pytest.raises(TransferFailed, match="nothing has been published yet"):
         Client(into, "android-futo", url=url).pull()
-
-
-def test_a_folder_of_the_user_is_left_alone(url: str, publish: Callable[..., bytes], into: Path) -> None:
-    publish(1)
-    client = Client(into, "android-futo", url=url)
-    elsewhere = into.parent / "elsewhere"
-    elsewhere.mkdir(parents=True)
-    (elsewhere / "my.bin").write_bytes(b"mine")
-
-    def refused() -> None:
-        before = everything(into.parent)
-        with pytest.raises(UsageError, match="was not put there by idiolect"):
-            client.pull()
-        assert everything(into.parent) == before
-
-    into.symlink_to(elsewhere)
-    refused()
-    into.unlink()
-    elsewhere.rename(into)
-    refused()
-    into.rename(elsewhere)
-    into.write_text("a file")
-    refused()
-    into.unlink()
-    into.mkdir()  # an empty folder is taken
-    assert client.pull().changed
-    assert into.is_symlink()
-
-
-def test_files_the_user_put_beside_the_model_survive(url: str, publish: Callable[..., bytes], into: Path) -> None:
-    client = Client(into, "android-futo", url=url)
-    publish(1)
-    client.pull()
-    (into / "notes.txt").write_text("mine")
-    place = into.resolve()
-    for seed in (2, 3, 4):
-        publish(seed)
-        client.pull()
-    assert (place / "notes.txt").read_text() == "mine"
-
-
-def test_where_there_are_no_symbolic_links(
-    url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("symbolic link privilege not held")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "symlink", refuse)
-        client = Client(into, "android-futo", url=url)
-        first = publish(1)
-        (path,) = client.pull().files
-        assert into.is_dir()
-        assert not into.is_symlink()
-        second = publish(2)
-        pulled = client.pull()
-        assert path.read_bytes() == second
-        assert pulled.previous is not None
-        assert (pulled.previous / path.name).read_bytes() == first
-        assert not client.pull().changed
-        publish(3)
-        client.pull()
-        assert not pulled.previous.exists()
-        (into / "notes.txt").write_text("mine")
-        publish(4)
-        with pytest.raises(UsageError, match="holds files of yours"):
-            client.pull()
-        (into / "notes.txt").unlink()
-        assert client.pull().changed
-    publish(5)
-    assert client.pull().changed
-    assert into.is_symlink()
-
-
-@pytest.mark.parametrize("links", [True, False], ids=["links", "folders"])
-def test_a_swap_that_fails_leaves_the_old_model(
-    url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch, links: bool
-) -> None:
-    if not links:
-        monkeypatch.setattr(os, "symlink", lambda *_, **__: (_ for _ in ()).throw(OSError("no links here")))
-    first = publish(1)
-    client = Client(into, "android-futo", url=url)
-    (path,) = client.pull().files
-    publish(2)
-    rename, replace = Path.rename, Path.replace
-
-    def refuse(self: Path, target: Path) -> Path:
-        if target == into and self.name.startswith(("r-0002-", ".current.")):
-            raise OSError(5, "Input/output error")
-        return (rename if self.is_dir() else replace)(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", refuse)
-        patch.setattr(Path, "replace", refuse)
-        with pytest.raises(SyncError, match=r"cannot put the new model into .*: Input/output error"):
-            client.pull()
-    assert path.read_bytes() == first
-    assert not list(into.parent.glob("*.link"))
-    assert client.pull().release_id == "r-0002"
-
-
-def test_one_pull_at_a_time(url: str, publish: Callable[..., bytes], into: Path) -> None:
-    publish(1)
-    client = Client(into, "android-futo", url=url)
-    client.pull()
-    with filelock.FileLock(hidden(into) / "lock"), pytest.raises(SyncError, match="another pull into"):
-        client.pull()
-
-
-def test_a_damaged_state_is_said(url: str, publish: Callable[..., bytes], into: Path) -> None:
-    publish(1)
-    client = Client(into, "android-futo", url=url)
-    client.pull()
-    (hidden(into) / "state.json").write_text("{")
-    with pytest.raises(SyncError, match=r"state\.json is damaged"):
-        client.pull()
-
-
-def test_a_disk_without_room(
-    url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish(1)
-    monkeypatch.setattr(client_module, "free_bytes", lambda _: 1000)
-    with pytest.raises(TransferFailed, match=f"needs {SIZE} bytes and the disk has 1000 free"):
-        Client(into, "android-futo", url=url).pull()
-
-
-def test_a_folder_that_cannot_be_made(url: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot make"):
-        Client(tmp_path / "file" / "current", "android-futo", url=url).pull()
 
 
 async def test_found_by_itself(

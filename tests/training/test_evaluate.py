@@ -14,6 +14,8 @@ from training.evaluate import EvaluationClip, evaluate, wer_difference
 if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
 
+pytestmark = pytest.mark.torch  # `wer_english` comes with transformers
+
 
 class Parrot:
     """A Transcriber with prepared answers, each 0.5 s of computing for 2 s of audio."""
