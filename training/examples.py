@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from idiolect.errors import DatasetError
 from idiolect.whisper import MAX_S, MAX_SAMPLES, MAX_TEXT_POSITIONS, RATE_HZ, SpecialTokens
 from training.features import LogMel, stretch, true_positions
+from training.mel_cache import MelCache
 from training.split import text_key
 
 if TYPE_CHECKING:
@@ -46,10 +47,17 @@ class Example:
 class ExampleMaker:
     """Makes examples for one model."""
 
-    def __init__(self, tokenizer: Any, special: SpecialTokens, n_mels: int) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        tokenizer: Any,  # noqa: ANN401
+        special: SpecialTokens,
+        n_mels: int,
+        cache: MelCache | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._special = special
         self._log_mel = LogMel(n_mels)
+        self._cache = cache
 
     def __call__(self, name: str, pcm: Pcm, text: str, language: str) -> Example:
         """Raises DatasetError with the reason when the clip cannot teach this model anything."""
@@ -59,16 +67,21 @@ class ExampleMaker:
             raise DatasetError(f"{len(pcm) / RATE_HZ:.1f} s long, at most 30 s fit")
         if not np.isfinite(pcm).all():
             raise DatasetError("the audio holds values that are not numbers")
+        if not pcm.any():
+            raise DatasetError("the audio is silent")
         try:
             self._special.language(language)
         except KeyError:
             raise DatasetError(f"Whisper has no language {language!r}") from None
+        if language != "en" and not self._special.multilingual:
+            raise DatasetError(f"this model knows English alone, and the language is {language!r}")
         tokens = tuple(self._tokenizer(" " + text.strip(), add_special_tokens=False).input_ids)
         room = MAX_TEXT_POSITIONS - 6  # prompt, two timestamps, end of text
         if not 0 < len(tokens) <= room:
             raise DatasetError(f"the text makes {len(tokens)} tokens, 1 to {room} fit")
-        mel = self._log_mel(pcm)
-        return Example(name, mel.half(), tokens, language, _speech_end_s(mel), len(pcm) / RATE_HZ, text_key(text))
+        mel = self._cache.get(pcm, self._log_mel) if self._cache else self._log_mel(pcm).half()
+        speech_end_s = _speech_end_s(mel.float())
+        return Example(name, mel, tokens, language, speech_end_s, len(pcm) / RATE_HZ, text_key(text))
 
 
 def collate(
@@ -97,6 +110,15 @@ def stretched(example: Example, factor: float) -> Example:
     )
 
 
+def possible_tokens(example: Example, special: SpecialTokens, stretch: float, timed: bool) -> set[int]:
+    """Every token that targets of this clip may hold, said up to the share `stretch` faster or slower."""
+    found = {*special.prompt(example.language), *example.tokens, special.eot}
+    if timed:
+        first, last = (_end_token(example.speech_end_s * x, special) for x in (1 - stretch, 1 + stretch))
+        found |= {special.timestamp_begin, *range(first, last + 1)}
+    return found
+
+
 def draw_contexts(positions: Sequence[int], full_share: float, longer_share: float, rng: random.Random) -> list[int]:
     """The audio context each clip gets this epoch, in encoder positions.
 
@@ -119,8 +141,12 @@ def _sequence(example: Example, special: SpecialTokens, timed: bool) -> tuple[li
     prompt = special.prompt(example.language, timestamps=timed)
     if not timed:
         return [*prompt, *example.tokens, special.eot], len(prompt)
-    end = special.timestamp_begin + min(1500, round(example.speech_end_s / TIMESTAMP_STEP_S))
+    end = _end_token(example.speech_end_s, special)
     return [*prompt, special.timestamp_begin, *example.tokens, end, special.eot], len(prompt)
+
+
+def _end_token(speech_end_s: float, special: SpecialTokens) -> int:
+    return special.timestamp_begin + min(1500, round(speech_end_s / TIMESTAMP_STEP_S))
 
 
 def _speech_end_s(mel: torch.Tensor) -> float:

@@ -27,6 +27,7 @@ class LogMel:
     def __init__(self, n_mels: int) -> None:
         import torch
 
+        self.n_mels = n_mels
         self._filters = torch.tensor(mel_filterbank(n_mels), dtype=torch.float32)
         self._window = torch.hann_window(N_FFT)
 

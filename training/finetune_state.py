@@ -1,4 +1,4 @@
-"""A training run on disk: safetensors and JSON in one folder, each write whole or not at all."""
+"""A training run on disk: safetensors and JSON in one folder, each write whole or not at all, the one before kept."""
 
 from __future__ import annotations
 
@@ -7,109 +7,143 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idiolect.errors import JobError
 from idiolect.files import replacing_folder, write_json
 from training import ctc, rows
 
 if TYPE_CHECKING:
-    from training.finetune import _Run
+    from training.loop import Run
 
-COPIED = ("*.json", "*.txt", "*.model")  # of the base folder: configuration, tokenizer, vocabulary
 LEFT_BEHIND = (*rows.NAMES, *ctc.NAMES)  # parameters beside the model's own
-POSITION = ("step", "judged_step", "best_errors", "train_s")
-NOT_COPIED = ("model.safetensors.index.json", "config.json", "trainer_state.json")
+POSITION = ("step", "judged_step", "best_errors", "train_s", "rate_x")
+_NEWEST_FIRST = ("next", "latest", "previous")  # "next" stands only between two renames
 
 
-def save_state(run: _Run) -> None:
-    """Write weights, optimiser and position to `<state_dir>/latest`, replacing the previous one whole."""
+def save_state(run: Run) -> None:
+    """Write weights, optimiser and position to `<state_dir>/latest`; what was there becomes `previous`."""
     from safetensors.torch import save_file
 
-    model = run.accelerator.unwrap_model(run.model)
-    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in _weights(model).items()}
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    tensors |= {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    names = {parameter: name for name, parameter in run.model.named_parameters() if parameter.requires_grad}
+    tensors = {f"model.{name}": parameter.detach().contiguous() for parameter, name in names.items()}
     steps: dict[str, float] = {}
     for parameter, state in run.optimizer.state.items():
         name = names[parameter]
         steps[name] = float(state["step"])
         tensors[f"exp_avg.{name}"] = state["exp_avg"]
         tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"]
-    with replacing_folder(run.state_dir / "latest") as folder:
+    next_, latest, previous = (run.state_dir / name for name in _NEWEST_FIRST)
+    position = {name: getattr(run, name) for name in POSITION}
+    scaler = run.accelerator.scaler.state_dict() if run.accelerator.scaler else None
+    with replacing_folder(next_) as folder:
         save_file(tensors, folder / "state.safetensors")
         write_json(
             folder / "state.json",
-            {
-                "fingerprint": run.fingerprint,
-                **{name: getattr(run, name) for name in POSITION},
-                "optimizer_steps": steps,
-            },
+            {"fingerprint": run.fingerprint, **position, "optimizer_steps": steps, "scaler": scaler},
         )
+    if latest.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        latest.rename(previous)
+    next_.rename(latest)
     run.reporter.metric(checkpoint_step=run.step)
 
 
-def load_state(run: _Run) -> bool:
-    """Continue from `<state_dir>/latest` where it belongs to this very run; True when it did."""
-    import torch
+def load_state(run: Run) -> bool:
+    """Continue from the newest whole checkpoint of this very run; True when there is one.
+
+    A checkpoint of another run, or one that cannot be read, is told. Raises JobError where several processes do not
+    find the same one.
+    """
+    _sweep(run)
+    found = _newest(run)
+    if found:
+        _restore(run, *found)
+        run.reporter.metric(continued_at_step=run.step)
+    if run.processes.sum(run.step) != [run.step * run.processes.count]:
+        raise JobError(
+            f"process {run.processes.rank} continues at step {run.step}, others elsewhere",
+            f"put {run.state_dir.parent} where every machine sees it",
+        )
+    return found is not None
+
+
+def save_best(run: Run) -> None:
+    """Keep the present weights, in float16, as the best so far."""
+    from safetensors.torch import save_file
+
+    with replacing_folder(run.state_dir / "best") as folder:
+        save_file({name: tensor.half() for name, tensor in _weights(run).items()}, folder / "best.safetensors")
+
+
+def load_best(run: Run) -> dict[str, Any]:
+    """The weights that `save_best` kept."""
     from safetensors.torch import load_file
 
-    folder = run.state_dir / "latest"
-    try:
-        position = json.loads((folder / "state.json").read_text())
-        if position["fingerprint"] != run.fingerprint:
-            return False
-        tensors = load_file(folder / "state.safetensors")
-    except (OSError, ValueError, KeyError):
-        return False
-    model = run.accelerator.unwrap_model(run.model)
-    parameters = dict(model.named_parameters())
+    return dict(load_file(run.state_dir / "best" / "best.safetensors"))
+
+
+def needed_bytes(n_parameters: int, n_trained: int) -> int:
+    """Disk space of a run: three checkpoints while one is written, the best weights, the finished model."""
+    return 3 * 12 * n_trained + 2 * n_parameters + 2 * n_parameters
+
+
+def _sweep(run: Run) -> None:
+    """Remove what a killed process was writing."""
+    if run.processes.main:
+        for pattern in (".*.tmp", ".*.old"):
+            for left in run.state_dir.glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _newest(run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Position and tensors of the newest checkpoint that is whole and this run's."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folders = [run.state_dir / name for name in _NEWEST_FIRST]
+    for folder in filter(Path.is_dir, folders):
+        try:
+            position = json.loads((folder / "state.json").read_text())
+            other = [name for name, value in run.fingerprint.items() if position["fingerprint"][name] != value]
+            if other:
+                run.reporter.warning(
+                    f"{folder} was trained with other {' and '.join(other)}: the training starts from the beginning"
+                )
+                return None
+            tensors = load_file(folder / "state.safetensors")
+            if {f"model.{n}" for n, p in run.model.named_parameters() if p.requires_grad} <= tensors.keys():
+                return position, tensors
+            reason = "tensors are missing"
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        run.reporter.warning(f"{folder} is damaged ({reason}): the checkpoint before it is used, if there is one")
+    return None
+
+
+def _restore(run: Run, position: dict[str, Any], tensors: dict[str, Any]) -> None:
+    import torch
+
+    parameters = dict(run.model.named_parameters())
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"model.{name}"])
+            if parameter.requires_grad:
+                parameter.copy_(tensors[f"model.{name}"])
     for name, step in position["optimizer_steps"].items():
         run.optimizer.state[parameters[name]] = {
             "step": torch.tensor(step),
             "exp_avg": tensors[f"exp_avg.{name}"].to(parameters[name].device),
             "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameters[name].device),
         }
+    if run.accelerator.scaler and position["scaler"]:
+        run.accelerator.scaler.load_state_dict(position["scaler"])
     for name in POSITION:
         setattr(run, name, position[name])
-    run.reporter.metric(continued_at_step=run.step)
-    return True
 
 
-def save_best(run: _Run) -> None:
-    """Keep the present weights, in float16, as the best so far."""
-    from safetensors.torch import save_file
+def _weights(run: Run) -> dict[str, Any]:
+    """Named tensors that training changed, without what only training needs.
 
-    model = run.accelerator.unwrap_model(run.model)
-    with replacing_folder(run.state_dir / "best") as folder:
-        save_file({name: tensor.half() for name, tensor in _weights(model).items()}, folder / "best.safetensors")
-
-
-def save_checkpoint(run: _Run, base: Path, out: Path) -> None:
-    """Write the Hugging Face folder `out` from the best weights and the base's own tokenizer files; drop the state."""
-    from safetensors.torch import load_file
-
-    model = run.accelerator.unwrap_model(run.model)
-    best = load_file(run.state_dir / "best" / "best.safetensors")
-    for name in LEFT_BEHIND:
-        model.model.decoder._parameters.pop(name, None)
-        model.model.encoder._parameters.pop(name, None)
-    model.load_state_dict(best, strict=False)
-    model.tie_weights()
-    model.config.use_cache = True
-    model.half()
-    with replacing_folder(out) as folder:
-        model.save_pretrained(folder, safe_serialization=True)
-        config = json.loads((folder / "config.json").read_text())
-        config["max_length"] = config["max_target_positions"]  # transformers writes null, which crashes converters
-        write_json(folder / "config.json", config)
-        for pattern in COPIED:
-            for file in base.glob(pattern):
-                if file.name not in NOT_COPIED:
-                    shutil.copyfile(file, folder / file.name)
-    shutil.rmtree(run.state_dir, ignore_errors=True)
-
-
-def _weights(model: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Named tensors without the output projection, which is the token embedding again, nor what only training needs."""
-    return {k: v for k, v in model.state_dict().items() if k != "proj_out.weight" and not k.endswith(LEFT_BEHIND)}
+    The output projection is the token embedding again; the embedding's rows are written back before this is called.
+    """
+    changed = {name for name, parameter in run.model.named_parameters() if parameter.requires_grad}
+    changed.add("model.decoder.embed_tokens.weight")
+    return {k: v for k, v in run.model.state_dict().items() if k in changed and not k.endswith(LEFT_BEHIND)}

@@ -45,6 +45,10 @@ class Rows:
             for name, parameter in zip(NAMES, self._parts, strict=True):
                 model.model.decoder.register_parameter(name, parameter)
 
+    def __len__(self) -> int:
+        """Columns of `logits`."""
+        return len(self._order) + 1 if len(self._parts) > 1 else len(self._parts[0])
+
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Input embeddings (…, d_model) of token ids."""
         import torch

@@ -14,7 +14,7 @@ from tests.training.speech import shipped
 from training.finetune import Settings, Source, defaults_for, finetune
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
-QUICK = Settings(max_steps=8, epochs=4, batch_size=4, full_share=0.0, longer_share=0.0, threads=2)
+QUICK = Settings(max_steps=8, epochs=4, batch_size=4, full_share=0.0, longer_share=0.0, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_it_learns_and_leaves_a_folder_that_transformers_loads(
     from transformers import WhisperForConditionalGeneration
 
     messages: list[Message] = []
-    settings = Settings(max_steps=30, epochs=12, batch_size=4, full_share=0.0, mask_share=0.0, stretch=0.0, threads=2)
+    settings = Settings(max_steps=30, epochs=12, batch_size=4, full_share=0.0, mask_share=0.0, stretch=0.0, threads=1)
     outcome = finetune(nano, sources, tmp_path / "me", settings, CallbackReporter(messages.append))
     losses = _metrics(messages, "loss")
     assert losses[-1] < losses[0]

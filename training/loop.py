@@ -1,0 +1,371 @@
+"""The training loop: a model, its clips, where it is, and the way on.
+
+Everything random follows from (seed, epoch, step), so that a run continued from a checkpoint is the same run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import hashlib
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from idiolect.child import Reporter
+from idiolect.errors import JobError, JobStopped
+from idiolect.whisper import MAX_POSITIONS, special_tokens
+from training import ctc, finetune_state, lora, memory, rows
+from training.batches import Batch, BatchLoss, draw_batch
+from training.ctc import CtcHead
+from training.decode import encode, greedy
+from training.examples import Example, draw_contexts, possible_tokens
+from training.features import plan_batches, stack
+from training.processes import Processes
+from training.recipe import Settings
+from training.rows import Rows
+
+MAX_SELECT_CLIPS = 64  # enough to choose a checkpoint; decoding them after each epoch must stay cheap
+MEASURED_STEPS = 10  # after the first, which is slower; then the time left is told
+MIN_SAVE_SPACING_X = 20  # checkpoints take at most a twentieth of the time, however slow the disk
+
+
+class Diverged(JobError):
+    """The loss or its gradient is no number any more."""
+
+
+class Run:
+    """A model in training: where it is, and the way on."""
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        train: Sequence[Example],
+        select: Sequence[Example],
+        settings: Settings,
+        state_dir: Path,
+        reporter: Reporter,
+    ) -> None:
+        import torch
+
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        _keep_freed_memory()
+        self.settings, self.train_set, self.select_set = settings, train, select
+        self.state_dir, self.reporter = state_dir, reporter
+        self.special = special_tokens(model.config.vocab_size)
+        self.fingerprint = self._fingerprint(model)
+        self.accelerator = _accelerator()
+        self.processes = Processes(self.accelerator)
+        model.config.use_cache = False
+        spread, timed = settings.stretch, settings.timestamps_share > 0
+        texts = (*train, *select)
+        self.rows = Rows(model, {t for example in texts for t in possible_tokens(example, self.special, spread, timed)})
+        if settings.lora_rank:
+            lora.add_adapters(model, settings.lora_rank, settings.seed)
+        letters = CtcHead(model.model.encoder, {example.letters for example in train}) if settings.ctc_weight else None
+        self.model = model.to(self.accelerator.device)
+        self.batch_loss = BatchLoss(model, self.rows, letters, settings.ctc_weight or 0.0)
+        groups = _parameter_groups(model, settings)
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True))
+        if self.processes.count == 1:  # several must stop at the same step
+            for layer in (*model.model.encoder.layers, *model.model.decoder.layers):  # a large model's step is slow
+                layer.register_forward_pre_hook(self._stop_here)
+                layer.register_full_backward_pre_hook(self._stop_here)
+        tokens = sum(len(example.tokens) + 1 for example in train) / len(train)
+        self.nominal_tokens = tokens * min(settings.batch_size or 1, len(train))
+        self._plan_steps()
+        self._fit_memory()
+        self.step = self.judged_step = 0
+        self.best_errors = math.inf
+        self.train_s = 0.0
+        self.rate_x = 1.0  # halved after the loss diverged
+
+    def train(self) -> None:
+        """Go on from `step` to the end. Raises JobStopped, after saving, when told to, and Diverged."""
+        began = time.monotonic()
+        save_after_s = self.settings.checkpoint_s
+        pace = _Pace(self)
+        try:
+            for epoch in self._epochs():
+                for batch in epoch:
+                    if time.monotonic() - began > save_after_s:
+                        self.train_s += time.monotonic() - began
+                        began = time.monotonic()
+                        self._save()
+                        save_after_s = max(save_after_s, MIN_SAVE_SPACING_X * (time.monotonic() - began))
+                    loss = self._optimise(batch)
+                    self.step += 1
+                    self.reporter.progress(self.step, self.total_steps, "steps")
+                    if self.step % 10 == 0 or self.step == self.total_steps:
+                        self.reporter.metric(step=self.step, loss=loss, learning_rate=self._learning_rate())
+                    pace.tell()
+                # the first half is never the best, and judging takes as long as some steps
+                if self.judged_step < self.step and self.step > self.total_steps / 2:
+                    self._keep_if_best()
+        except JobStopped:
+            self.train_s += time.monotonic() - began
+            self._save()
+            raise
+        self.train_s += time.monotonic() - began
+
+    def _save(self) -> None:
+        """A checkpoint; where the disk does not take it, the one before stays and the training goes on."""
+        if self.processes.main:
+            try:
+                finetune_state.save_state(self)
+            except OSError as error:
+                reason = error.strerror or error
+                self.reporter.warning(f"no checkpoint at step {self.step}: {self.state_dir}: {reason}")
+
+    def _plan_steps(self) -> None:
+        """Count the steps, and the positions and tokens of each, from which follow time and memory."""
+        batches = [batch for epoch in range(math.ceil(self.settings.epochs or 1)) for batch in self._epoch(epoch)]
+        self.total_steps = len(batches)
+        if self.settings.epochs and self.settings.epochs % 1:
+            self.total_steps = round(self.total_steps * self.settings.epochs / math.ceil(self.settings.epochs))
+        self.total_steps = max(1, min(self.total_steps, self.settings.max_steps or self.total_steps))
+        self.positions = [len(b) * max(context for _, context in b) for b in batches[: self.total_steps]]
+
+    def _fit_memory(self) -> None:
+        """Choose how much of a batch is computed at once, and whether activations are kept, by the memory at hand."""
+        most_tokens = max(len(example.tokens) for example in self.train_set) + 6
+        need = memory.Need(
+            memory.Shape.of(self.model, len(self.rows), self.trained),
+            positions=math.ceil(max(self.positions) / self.processes.count),
+            clips=math.ceil((self.settings.batch_size or 1) / self.processes.count),
+            tokens_per_clip=most_tokens,
+            half=self.accelerator.mixed_precision != "no",
+            recompute=self.settings.gradient_checkpointing,
+        )
+        at_hand = memory.at_hand_bytes(self.accelerator.device)
+        fitted = memory.fit(need, at_hand)
+        self.part_positions = fitted.positions
+        if fitted.recompute:
+            self._recompute()
+        estimate = memory.estimate_peak_bytes(fitted)
+        self.reporter.metric(estimated_bytes=estimate, memory_bytes=at_hand, steps=self.total_steps)
+        if estimate > at_hand:
+            self.reporter.warning(
+                f"training needs about {estimate / 1e9:.1f} GB of memory and {at_hand / 1e9:.1f} GB are free: "
+                "choose a smaller tier, or train adapters alone (--lora)"
+            )
+
+    def _recompute(self) -> None:
+        self.recomputes = True
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    recomputes = False
+
+    def _epochs(self) -> Iterator[list[list[tuple[int, int]]]]:
+        """The batches still to do, epoch by epoch; an epoch that was done but not judged comes back empty."""
+        end = 0
+        for epoch in range(math.ceil(self.settings.epochs or 1)):
+            batches = list(self._epoch(epoch))
+            first, end = end, end + len(batches)
+            if end >= self.step and first < self.total_steps:
+                yield batches[max(0, self.step - first) : self.total_steps - first]
+
+    def _epoch(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
+        """Batches of (clip index, context in positions) for one epoch."""
+        rng = random.Random(f"{self.settings.seed}-{epoch}")
+        contexts = draw_contexts(
+            [example.positions for example in self.train_set], self.settings.full_share, self.settings.longer_share, rng
+        )
+        for batch in plan_batches(contexts, self.settings.batch_size or 1, self.settings.position_budget, rng):
+            yield [(index, contexts[index]) for index in batch]
+
+    def _optimise(self, chosen: Sequence[tuple[int, int]]) -> float:
+        """One optimiser step; the batch's loss per token."""
+        if self.processes.count > 1 and sum(self.processes.sum(self.reporter.stop.is_set())):
+            self.reporter.stop.set()
+            self.reporter.check_stop()
+        rng = random.Random(f"{self.settings.seed}-step-{self.step}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate() * group["rate_x"]
+        self.model.train()
+        clips = [(self.train_set[index], context) for index, context in chosen]
+        batch = draw_batch(clips, self.special, self.settings, rng)
+        while (loss := self._gradients(batch)) is None:
+            self._use_less_memory(batch)
+        if not math.isfinite(loss):
+            raise Diverged(f"training diverged at step {self.step}: the loss is {loss}")
+        self.processes.sum_gradients(self.trained)
+        norm = self.accelerator.clip_grad_norm_(self.trained, self.settings.clip_norm)
+        if self.accelerator.scaler is None and not math.isfinite(norm):  # a scaler leaves such steps out itself
+            raise Diverged(f"training diverged at step {self.step}: the gradient is {float(norm)}")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss / max(1, batch.tokens)
+
+    def _gradients(self, batch: Batch) -> float | None:
+        """Gradients of this process's share, part by part; the whole batch's loss. None: a process lacks the memory."""
+        value, failed = 0.0, 0
+        try:
+            mine = batch.rows(self.processes.share)
+            for part in mine.parts(self.part_positions):
+                with self.accelerator.autocast():
+                    loss = self.batch_loss(part)
+                value += float(loss.detach())
+                if not math.isfinite(value):
+                    break
+                # by the usual number of tokens, not this batch's: each clip weighs the same however small its batch is
+                self.accelerator.backward(loss / self.nominal_tokens)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_shortage(error):
+                raise
+            failed = 1
+        value, failures = self.processes.sum(value, failed)
+        return None if failures else value
+
+    def _use_less_memory(self, batch: Batch) -> None:
+        """After a shortage: half as many positions at once, then no kept activations. Raises JobError after that."""
+        import torch
+
+        self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        one_clip = batch.features.shape[2] // 2
+        share = math.ceil(len(batch.clips) / self.processes.count) * one_clip
+        if min(self.part_positions, share) >= 2 * one_clip:
+            self.part_positions = min(self.part_positions, share) // 2
+            told = f"half as much at once from now on ({self.part_positions} positions); batches stay as large"
+        elif not self.recomputes:
+            self._recompute()
+            told = "activations are computed twice from now on, which takes longer"
+        else:
+            raise JobError(
+                f"out of memory at step {self.step}, with one clip at a time",
+                "close other programs, choose a smaller tier, or train adapters alone (--lora)",
+            )
+        self.reporter.warning(f"out of memory at step {self.step}: {told}")
+
+    def _learning_rate(self) -> float:
+        """Linear warm-up, then a cosine down to a twentieth."""
+        peak = (self.settings.learning_rate or 0.0) * self.rate_x
+        warmup = max(1, round(self.settings.warmup_share * self.total_steps))
+        if self.step < warmup:
+            return peak * (self.step + 1) / warmup
+        done = (self.step - warmup) / max(1, self.total_steps - warmup)
+        return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def _keep_if_best(self) -> None:
+        """Judge the present weights on the select clips, and keep them when they are the best so far."""
+        self.rows.write_back()
+        errors, tokens = self.processes.from_main(self._select_errors() if self.processes.main else None)
+        self.judged_step = self.step
+        self.reporter.metric(step=self.step, select_errors=errors)
+        # A later model replaces one that is better by chance alone: a few clips cannot tell them apart.
+        chance = math.sqrt(errors * max(0.0, 1 - errors) / tokens) if tokens else 0.0
+        if errors <= self.best_errors + chance and self.processes.main:
+            finetune_state.save_best(self)
+        self.best_errors = min(self.best_errors, errors)
+
+    def _select_errors(self) -> tuple[float, int]:
+        """Token errors per token on the select clips, decoded greedily at their own length, and the tokens.
+
+        Greedy decoding, because a model can be sure of every next word and still run away from the audio.
+        """
+        import torch
+        from rapidfuzz.distance import Levenshtein
+
+        model = self.model.eval()
+        chosen = self.select_set[:MAX_SELECT_CLIPS]
+        errors, tokens = 0, sum(len(example.tokens) for example in chosen)
+        for language in {example.language for example in chosen}:
+            clips = [example for example in chosen if example.language == language]
+            positions = [min(MAX_POSITIONS, clip.positions + 32) for clip in clips]
+            prompt = self.special.prompt(language)
+            for batch in plan_batches(positions, 32, self.settings.position_budget, random.Random(0)):
+                here = [clips[index] for index in batch]
+                longest = max(len(clip.tokens) for clip in here)
+                features = stack([clip.mel.float() for clip in here], max(positions[index] for index in batch))
+                with torch.inference_mode():
+                    hidden = encode(model, features.to(self.accelerator.device))
+                    heard = greedy(model, hidden, prompt, self.special.eot, max_new_tokens=2 * longest + 8)
+                errors += sum(Levenshtein.distance(clip.tokens, row) for clip, row in zip(here, heard, strict=True))
+        return (errors / tokens if tokens else 0.0), tokens
+
+    def _stop_here(self, *_: object) -> None:
+        """Hook of every layer: a step that is asked to stop is left undone, which changes no weight."""
+        self.reporter.check_stop()
+
+    def _fingerprint(self, model: Any) -> dict[str, str]:  # noqa: ANN401
+        """What a checkpoint must have been trained with to be continued, and what each part is called."""
+        clips = [(e.name, e.tokens, e.positions) for e in (*self.train_set, *self.select_set)]
+        return {
+            "base model": _weights_digest(model),
+            "settings": self.settings.digest(),
+            "recordings": hashlib.sha256(json.dumps(clips).encode()).hexdigest(),
+        }
+
+
+class _Pace:
+    """Tells the time left once the first steps were measured; steps differ, so it goes by encoder positions."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._first, self._began = run, run.step + 1, 0.0
+
+    def tell(self) -> None:
+        step, positions = self._run.step, self._run.positions
+        if step == self._first:
+            self._began = time.monotonic()
+        elif step == self._first + MEASURED_STEPS:
+            pace = (time.monotonic() - self._began) / sum(positions[self._first : step])
+            self._run.reporter.metric(estimated_s=pace * sum(positions[step:]), measured_steps=MEASURED_STEPS)
+
+
+def _accelerator() -> Any:  # noqa: ANN401
+    """The best device here, in bfloat16 (else float16) on a GPU; processes on CPU talk by gloo."""
+    import torch
+    from accelerate import Accelerator
+
+    if not torch.cuda.is_available():
+        return Accelerator(mixed_precision="no", cpu=True if "LOCAL_RANK" in os.environ else None)
+    return Accelerator(mixed_precision="bf16" if torch.cuda.is_bf16_supported() else "fp16")
+
+
+def _weights_digest(model: Any) -> str:  # noqa: ANN401
+    """SHA-256 of some values of every tensor: tells two models apart without reading them whole."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().flatten()
+        digest.update(name.encode() + flat[:: max(1, len(flat) // 64)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc not to give every freed gradient back to the kernel: zeroed pages cost a fifth of a step on CPU."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(ctypes.c_int(-3), ctypes.c_int(32 << 20))  # M_MMAP_THRESHOLD, at its largest
+        mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD
+
+
+def _parameter_groups(model: Any, settings: Settings) -> list[dict[str, Any]]:  # noqa: ANN401
+    """Weight decay on matrices only; the encoder's position table is fixed sinusoids and stays."""
+    model.model.encoder.embed_positions.requires_grad_(False)
+    groups: dict[tuple[float, float], list[Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = settings.weight_decay if parameter.ndim > 1 and "embed" not in name else 0.0
+            groups.setdefault((_rate_x(name, settings), decay), []).append(parameter)
+    return [{"params": found, "rate_x": x, "weight_decay": decay} for (x, decay), found in groups.items()]
+
+
+def _rate_x(name: str, settings: Settings) -> float:
+    """A parameter's share of the learning rate."""
+    if name.endswith(rows.NEW):
+        return settings.new_words_rate_x or 1.0
+    if name.endswith(ctc.NAMES):
+        return ctc.HEAD_RATE_X
+    adapter_x = lora.RATE_X if lora.is_adapter(name) else 1.0
+    return adapter_x * ((settings.decoder_rate_x or 1.0) if "decoder" in name else 1.0)

@@ -1,0 +1,112 @@
+"""How much memory a training step takes, before it is taken; and what to do where that is more than there is.
+
+At the peak there are the weights with AdamW's two averages, what every layer keeps of each position and token for the
+way back, and the logits; then gradients grow while activations go. The counts below are of tensors that autograd keeps
+in transformers' Whisper layers with scaled-dot-product attention, in elements per position (or token) and d_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+MIN_POSITIONS = 1_500  # one 30 s window is never cut
+RESERVE = 0.1  # of what is free stays free
+_FLOAT, _HALF = 4, 2
+_MOMENTS = 2 * _FLOAT
+# bytes per position and d_model that a layer keeps, in float32 and under autocast
+_ENCODER = {False: 68.0, True: 42.0}
+_DECODER = {False: 96.0, True: 62.0}
+_CROSS = {False: 8.0, True: 8.0}  # keys and values of a decoder layer, per encoder position
+_STEM = {False: 24.0, True: 16.0}  # the two convolutions, whose first works on two frames a position
+_RECOMPUTED = 4.0  # per layer and position: its input alone
+_LOGITS = 3 * _FLOAT  # logits, their softmax, and its gradient
+_RUNTIME_BYTES = {"cpu": 100_000_000, "cuda": 500_000_000}  # kernels, workspaces, a CUDA context
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides its memory. `logits` are the columns of its output in training."""
+
+    d_model: int
+    encoder_layers: int
+    decoder_layers: int
+    logits: int
+    parameters: int
+    trained: int
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, model: Any, logits: int, trained: Iterable[Any]) -> Shape:  # noqa: ANN401
+        """Of a transformers Whisper, with the parameters that are trained."""
+        return cls(
+            d_model=model.config.d_model,
+            encoder_layers=model.config.encoder_layers,
+            decoder_layers=model.config.decoder_layers,
+            logits=logits,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            trained=sum(parameter.numel() for parameter in trained),
+            device=model.device.type,
+        )
+
+
+@dataclass(frozen=True)
+class Need:
+    """One step: `positions` of the encoder computed at once, of at most `clips` clips with so many tokens each."""
+
+    shape: Shape
+    positions: int
+    clips: int
+    tokens_per_clip: int
+    half: bool = False
+    recompute: bool = False
+
+
+def estimate_peak_bytes(need: Need) -> int:
+    """Bytes that training adds to a process which has loaded its libraries, at the peak."""
+    shape, tokens = need.shape, need.clips * need.tokens_per_clip
+    encoder, decoder = _ENCODER[need.half], _DECODER[need.half]
+    if need.recompute:  # one layer at a time is whole
+        kept_encoder = encoder + _RECOMPUTED * (shape.encoder_layers - 1)
+        kept_decoder = decoder + _RECOMPUTED * (shape.decoder_layers - 1)
+        kept_cross = _CROSS[need.half]
+    else:
+        kept_encoder, kept_decoder = encoder * shape.encoder_layers, decoder * shape.decoder_layers
+        kept_cross = _CROSS[need.half] * shape.decoder_layers
+    activations = shape.d_model * (
+        need.positions * (kept_encoder + kept_cross + _STEM[need.half]) + tokens * kept_decoder
+    )
+    logits = tokens * shape.logits * _LOGITS
+    weights = shape.parameters * _FLOAT + shape.trained * (_MOMENTS + (_HALF if need.half else 0))
+    gradients = shape.trained * _FLOAT
+    return round(weights + gradients + activations + logits + _RUNTIME_BYTES.get(shape.device, 0))
+
+
+def fit(need: Need, memory_bytes: int) -> Need:
+    """`need` with fewer positions at once, then with activations computed twice, until it fits; else the least."""
+    while estimate_peak_bytes(need) > memory_bytes and need.positions >= 2 * MIN_POSITIONS and need.clips > 1:
+        need = replace(need, positions=need.positions // 2, clips=(need.clips + 1) // 2)
+    return replace(need, recompute=need.recompute or estimate_peak_bytes(need) > memory_bytes)
+
+
+def at_hand_bytes(device: Any) -> int:  # noqa: ANN401
+    """Memory a training may take on a torch device, a reserve kept."""
+    if device.type == "cuda":
+        import torch
+
+        free: int = torch.cuda.mem_get_info(device)[0]
+    else:
+        import psutil
+
+        free = psutil.virtual_memory().available
+    return round(free * (1 - RESERVE))
+
+
+def is_shortage(error: BaseException) -> bool:
+    """True for the errors by which torch and Python say that memory ran out."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(sign in str(error).lower() for sign in ("can't allocate memory", "not enough memory", "out of memory"))

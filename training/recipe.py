@@ -1,0 +1,73 @@
+"""The recipe: every setting of a training, and what stands for those left open at each model size."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from idiolect.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. None means: by the model's size (`defaults_for`)."""
+
+    epochs: float | None = None
+    max_steps: int | None = None  # stops earlier than `epochs` would
+    learning_rate: float | None = None
+    decoder_rate_x: float | None = None  # the decoder's rate, times learning_rate
+    new_words_rate_x: float | None = None  # … of embedding rows that the stock model never used
+    batch_size: int | None = None  # clips
+    position_budget: int = 6_000  # encoder positions a batch may hold: 16 clips of 7.5 s, or 4 full windows
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    full_share: float = 0.01  # of the clips see the full 30 s window each epoch
+    longer_share: float = 0.15  # … and these some longer context
+    timestamps_share: float = 0.25
+    mask_share: float = 1.0  # of the batches are masked (SpecAugment)
+    stretch: float = 0.12  # speech is made up to this share faster or slower
+    ctc_weight: float | None = None  # of the letters' loss beside the tokens' (training.ctc)
+    seed: int = 0
+    threads: int = 0  # 0: as torch chooses
+    checkpoint_s: float = 120.0  # seconds between checkpoints, more where writing one takes long
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them; also where memory asks
+    lora_rank: int = 0  # train low-rank adapters of this rank, merged before saving; 0: all weights
+
+    @classmethod
+    def of(cls, overrides: dict[str, Any]) -> Settings:
+        """Defaults with `overrides` by field name. Raises UsageError for a name that is no setting."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in overrides:
+            if name not in known:
+                raise UsageError(f"unknown training setting {name!r}", f"known: {', '.join(sorted(known))}")
+        return cls(**{name: value for name, value in overrides.items() if value is not None})
+
+    def digest(self) -> str:
+        """SHA-256 of all settings: the recipe's name in a release."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+# d_model → epochs, learning rate, clips a step, the decoder's and new words' share of the rate, the letters' weight.
+# nano's decoder knows its few sentences by heart and must move slowly, or it forgets the words that one speaker seldom
+# says; its rows of new words start from zero and must move fast; the letters keep it listening. The others follow
+# OpenAI's own pre-training rates divided by about 40; what letters do for them was not measured.
+_DEFAULTS = {
+    128: (12.0, 1e-3, 4, 0.4, 8.0, 0.6),
+    384: (6.0, 3e-5, 16, 1.0, 1.0, 0.0),
+    512: (6.0, 2e-5, 16, 1.0, 1.0, 0.0),
+    768: (5.0, 1e-5, 16, 1.0, 1.0, 0.0),
+    1024: (4.0, 6e-6, 16, 1.0, 1.0, 0.0),
+    1280: (3.0, 5e-6, 16, 1.0, 1.0, 0.0),
+}
+_DEFAULT_NAMES = ("epochs", "learning_rate", "batch_size", "decoder_rate_x", "new_words_rate_x", "ctc_weight")
+
+
+def defaults_for(settings: Settings, d_model: int) -> Settings:
+    """`settings` with what is None filled in for a model of this width."""
+    defaults = dict(zip(_DEFAULT_NAMES, _DEFAULTS.get(d_model, _DEFAULTS[768]), strict=True))
+    missing: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
+    return dataclasses.replace(settings, **missing)
