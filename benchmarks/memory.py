@@ -1,7 +1,7 @@
 """Peak memory of training on the CPU beside the estimate by which idiolect decides how much to compute at once.
 
-`python -m benchmarks.memory [MODEL …]`. nano, and Whisper tiny and small of random weights, each at three position
-budgets, each in a fresh process; exit status 1 where an estimate is more than 20 % off, or small's on a GPU over 7.5 GB.
+`python -m benchmarks.memory [MODEL …]`. nano, and Whisper tiny and small of random weights, at three position budgets,
+each in a fresh process. Exit status 1 where an estimate is more than 20 % off, or small's on a GPU over 7.5 GB.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ base, budget, out, clip_s = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3
 noise = numpy.random.default_rng(0).normal(0, 0.1, round(clip_s * 16000)).astype(numpy.float32)
 text = "remind me to buy milk and eggs and to call the dentist at ten in the morning on friday"
 sources = [Source(f"{i}.wav", noise, text, "en", False) for i in range(16)]
-settings = Settings(epochs=9, max_steps=3, batch_size=16, position_budget=budget, full_share=0, longer_share=0, stretch=0)
+true_length = dict(full_share=0, longer_share=0, stretch=0)
+settings = Settings(epochs=9, max_steps=3, batch_size=16, position_budget=budget, **true_length)
 heard = []
 before = kib("VmRSS")
 finetune(base, sources, out, settings, CallbackReporter(lambda message: heard.append(message.data)))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from idiolect.child import Reporter
 from idiolect.errors import UsageError
+
+if TYPE_CHECKING:
+    from daemon.work.direct import Trained
+
+LORA_RANK = 32
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Language = Annotated[str, typer.Option(help="What is spoken, as Whisper's code.")]
@@ -81,17 +88,27 @@ def fetch_models(models: Annotated[list[str], typer.Argument(help="Tiers or Hugg
 
 def train(
     model: Annotated[
-        str | None, typer.Option(help="Tier, model folder or Hugging Face id to start from.", show_default="tiny")
+        str | None,
+        typer.Option(
+            help="Tier, model folder or Hugging Face id to start from; several: tiny,small.", show_default="tiny"
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of recordings with transcripts.")] = None,
     train_data: Annotated[Path | None, typer.Option(help="The same, for training only.")] = None,
     val_data: Annotated[Path | None, typer.Option(help="Folder of recordings to measure on.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for the new model (a Hugging Face folder).")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the new model (a Hugging Face folder); for several, each in its own within."),
+    ] = None,
     epochs: Annotated[float | None, typer.Option(min=0.01, help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-9, max=1, help="Peak learning rate.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same model.")] = 0,
+    lora: Annotated[bool, typer.Option("--lora", help="Train small adapters alone, for little memory.")] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Save memory by computing twice; chosen where needed.")
+    ] = False,
     language: Language = "en",
     now: Annotated[bool, typer.Option("--now", help="Ask the running daemon to train, whatever it waits for.")] = False,
     json: Json = False,
@@ -103,6 +120,7 @@ def train(
     from daemon.terminal import ProgressReporter, out, print_json, show_evaluations
     from daemon.work import direct
     from training.finetune import Settings
+    from training.processes import is_main
 
     source = train_data or data
     if source is None or output is None:
@@ -115,19 +133,28 @@ def train(
             "learning_rate": learning_rate,
             "max_steps": max_steps,
             "seed": seed,
+            "lora_rank": LORA_RANK if lora else 0,
+            "gradient_checkpointing": gradient_checkpointing,
         }
     )
-    with ProgressReporter() as reporter, direct.stopping_on_interrupt(reporter):
-        trained = direct.train(model or "tiny", source, val_data, output, settings, language, _cache(), reporter)
-    summaries = [evaluation.summary() for evaluation in trained.evaluations]
-    outcome = trained.outcome
-    if json:
-        print_json({"output": str(output), "clips": outcome.clips, "steps": outcome.steps, "results": summaries})
+    models = _model_names(model or "tiny")
+    with contextlib.ExitStack() as stack:
+        reporter = stack.enter_context(ProgressReporter()) if is_main() else Reporter()
+        stack.enter_context(direct.stopping_on_interrupt(reporter))
+        trained = direct.train(models, source, val_data, output, settings, language, _cache(), reporter)
+    if not is_main():
         return
-    if summaries:
-        show_evaluations(summaries)
-    out.print(f"\n{output}: {outcome.clips} clips, {outcome.steps} steps, {outcome.train_s:.0f} s", markup=False)
-    out.print(f"next: idiolect export {output} --profile android-futo", markup=False)
+    if json:
+        found = [_training_summary(each) for each in trained]
+        print_json(found[0] if len(found) == 1 else {"models": found})
+        return
+    for each in trained:
+        outcome = each.outcome
+        if each.evaluations:
+            show_evaluations([evaluation.summary() for evaluation in each.evaluations])
+        figures = f"{outcome.clips} clips, {outcome.steps} steps, {outcome.train_s:.0f} s"
+        out.print(f"\n{outcome.checkpoint}: {figures}", markup=False)
+        out.print(f"next: idiolect export {outcome.checkpoint} --profile android-futo", markup=False)
 
 
 def evaluate(
@@ -203,6 +230,17 @@ def wer(
         return
     typer.echo(f"WER {rates['wer']:.2%}  CER {rates['cer']:.2%}  ({rates['words']} words: ", nl=False)
     typer.echo(f"{rates['substitutions']} substituted, {rates['deletions']} deleted, {rates['insertions']} inserted)")
+
+
+def _model_names(models: str) -> list[str]:
+    """`tiny,small` → both; a folder may have a comma in its name."""
+    return [models] if Path(models).expanduser().is_dir() else [name for name in models.split(",") if name]
+
+
+def _training_summary(trained: Trained) -> dict[str, Any]:
+    outcome = trained.outcome
+    results = [evaluation.summary() for evaluation in trained.evaluations]
+    return {"output": str(outcome.checkpoint), "clips": outcome.clips, "steps": outcome.steps, "results": results}
 
 
 def _train_now(tier: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from daemon.terminal import megabytes, out, percent, plain, table
+from daemon.terminal import estimate_line, megabytes, out, percent, plain, table
 
 SHOWN = 8  # rejected or waiting recordings listed by name
 
@@ -22,6 +22,8 @@ def show_status(status: dict[str, Any]) -> None:
     if job:
         left = f", {job['eta_s']:.0f} s left" if job["eta_s"] is not None else ""
         _line("now", f"{job['run']}: {job['stage']} {job['done']:g}/{job['total']:g} {job['unit']}{left}")
+        if job["estimate"]:
+            _line("", estimate_line(job["estimate"]))
     _line("next", status["next"]["reason"])
     if status["server"]["urls"]:
         _line("serving", ", ".join(status["server"]["urls"]))

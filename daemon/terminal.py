@@ -42,6 +42,16 @@ def megabytes(size_bytes: float) -> str:
     return f"{size_bytes / 1e6:.1f} MB"
 
 
+def estimate_line(estimate: Mapping[str, Any]) -> str:
+    """What a training will take: `estimated_bytes` of memory, and `estimated_s` by its first steps' pace."""
+    said = []
+    if "estimated_s" in estimate:
+        said.append(f"about {max(1, round(estimate['estimated_s'] / 60))} minutes")
+    if "estimated_bytes" in estimate:
+        said.append(f"about {estimate['estimated_bytes'] / 1e9:.1f} GB of memory")
+    return f"training takes {' and '.join(said)}"
+
+
 def plain(text: str) -> str:
     """Text from outside, shown as it is: no markup, no control characters that could move the cursor."""
     from rich.markup import escape
@@ -103,6 +113,8 @@ class ProgressReporter(Reporter):
         elif message.kind == "metric" and self._task is not None:
             note = ", ".join(f"{key} {value:.3g}" for key, value in data.items() if key in {"loss", "select_errors"})
             self._progress.update(self._task, note=note)
+            if data.keys() & {"estimated_s", "estimated_bytes"}:
+                self.note(estimate_line(data))
         elif message.kind == "warning":
             self.note(f"[yellow]warning:[/] {plain(str(data['message']))}")
 

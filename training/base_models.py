@@ -192,11 +192,18 @@ def _nano_digest() -> str:
 
 
 def _unpack_nano(cache: Path) -> Path:
+    from filelock import FileLock
+
     folder = cache / "models" / f"nano-{_nano_digest()}"
-    if not folder.is_dir():
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # processes of one training come here together
+        if folder.is_dir():
+            return folder
         with replacing_folder(folder) as temporary, tarfile.open(NANO_ARCHIVE, "r:xz") as archive:
             archive.extractall(temporary, filter="data")
-    return folder
+        return folder
 
 
 def _check_whisper(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,16 @@ from training import base_models
 if TYPE_CHECKING:
     from training.clips import Clip
     from training.evaluate import Evaluation, EvaluationClip
-    from training.finetune import Outcome, Settings
+    from training.finetune import Outcome, Settings, Source
+
+MELS = "mels"  # in the cache: log-mel features
 
 
 @dataclass(frozen=True)
 class Trained:
     """A finished training by hand: what came of it, and the scores of stock and tuned model on held-out clips."""
 
+    model: str
     outcome: Outcome
     evaluations: tuple[Evaluation, ...]
 
@@ -42,7 +45,7 @@ def open_model(reference: str, cache: Path, threads: int = 0) -> Transcriber:
 
 
 def train(
-    model: str,
+    models: Sequence[str],
     train_data: Path,
     validation_data: Path | None,
     out: Path,
@@ -50,17 +53,19 @@ def train(
     language: str,
     cache: Path,
     reporter: Reporter,
-) -> Trained:
-    """Fine-tune `model` on a folder of recordings, write the Hugging Face folder `out`, score both on held-out clips.
+) -> list[Trained]:
+    """Fine-tune each of `models` on a folder of recordings, and score it and its stock model on held-out clips.
 
-    Held-out are the clips of `validation_data`, else those in `validation/`, else the split by transcript.
-    Raises UsageError (`out` stands in the way), DatasetError, CheckpointError, JobStopped.
+    One model is written to the Hugging Face folder `out`, of several each to a folder of its name in `out`; they share
+    the decoded audio, and the features where they are of one kind. Held-out are the clips of `validation_data`, else
+    those in `validation/`, else the split by transcript. Of several processes (`torchrun`) the first alone scores.
+    Raises UsageError (`out` stands in the way), DatasetError, CheckpointError, JobError, JobStopped.
     """
-    from training.finetune import Source, finetune
+    from training.finetune import Source
+    from training.processes import is_main
 
-    if out.exists():
-        raise UsageError(f"{out} exists already", "name another --output, or move it away")
-    base = base_models.resolve(model, cache)
+    places = output_folders(models, out)
+    bases = [base_models.resolve(model, cache) for model in models]
     reporter.stage("prepare")
     sides = _sides(_read(train_data, reporter))
     held_out = _read(validation_data, reporter) if validation_data else sides["held-out"]
@@ -69,14 +74,26 @@ def train(
         for side in ("train", "select")
         for clip, pcm in _decoded(sides[side], reporter)
     ]
-    judged = _evaluation_clips(held_out, reporter)
-    reporter.stage("train")
-    outcome = finetune(base, sources, out, settings, reporter)
-    if not judged:
-        reporter.warning("no held-out clips: the new model was not measured")
-        return Trained(outcome, ())
+    judged = _evaluation_clips(held_out, reporter) if is_main() else []
+    if not judged and is_main():
+        reporter.warning("no held-out clips: the new model is not measured")
     options = DecodingOptions(language)
-    return Trained(outcome, tuple(_scored([model, str(out)], judged, options, cache, reporter)))
+    return [
+        _taught(model, base, sources, place, settings, judged, options, cache, reporter)
+        for model, base, place in zip(models, bases, places, strict=True)
+    ]
+
+
+def output_folders(models: Sequence[str], out: Path) -> list[Path]:
+    """Where each model goes. Raises UsageError for two of one name, and where something stands in the way."""
+    names = [Path(model).name for model in models]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two models are called alike: {', '.join(models)}", "train them one after the other")
+    places = [out] if len(models) == 1 else [out / name for name in names]
+    for place in places:
+        if place.exists():
+            raise UsageError(f"{place} exists already", "name another --output, or move it away")
+    return places
 
 
 def evaluate(
@@ -138,18 +155,54 @@ def windows(pcm: Any) -> Iterator[Any]:  # noqa: ANN401
 
 @contextlib.contextmanager
 def stopping_on_interrupt(reporter: Reporter) -> Iterator[None]:
-    """Ctrl-C asks the work to save and stop; a second Ctrl-C ends it at once."""
+    """Ctrl-C and SIGTERM ask the work to save and stop; the second time they end it at once."""
 
     def ask(signum: int, frame: FrameType | None) -> None:
         if reporter.stop.is_set():
             raise KeyboardInterrupt
         reporter.stop.set()
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _taught(
+    model: str,
+    base: Path,
+    sources: Sequence[Source],
+    place: Path,
+    settings: Settings,
+    judged: Sequence[EvaluationClip],
+    options: DecodingOptions,
+    cache: Path,
+    reporter: Reporter,
+) -> Trained:
+    from training.finetune import finetune
+    from training.model_card import Card, write_card
+    from training.processes import is_main
+
+    reporter.stage(f"train {model}")
+    outcome = finetune(base, sources, place, settings, reporter, cache / MELS)
+    if not is_main():
+        return Trained(model, outcome, ())
+    card = Card(
+        base=base_models.hub_id(model) or Path(model).name,
+        license=base_models.license_of(model),
+        languages=sorted({source.language for source in sources}),
+        clips=outcome.clips,
+        audio_s=outcome.audio_s,
+        steps=outcome.steps,
+    )
+    write_card(place, card)  # before the scores too: they take long, and may be stopped
+    if not judged:
+        return Trained(model, outcome, ())
+    stock, tuned = _scored([model, str(place)], judged, options, cache, reporter)
+    write_card(place, replace(card, wer_stock=stock.wer, wer_tuned=tuned.wer, held_out_clips=tuned.clips))
+    return Trained(model, outcome, (stock, tuned))
 
 
 def _scored(

@@ -21,6 +21,7 @@ TERMINATE_WAIT_S = 5.0
 NICENESS = 10
 LOG_FILE = "job.log"
 LOCK_FILE = "lock"
+ESTIMATED = ("estimated_bytes", "estimated_s")
 
 
 class Job:
@@ -40,6 +41,8 @@ class Job:
         self.stage = "start"
         self.done, self.total, self.unit = 0.0, 0.0, ""
         self.warnings: list[str] = []
+        self.estimate: dict[str, float] = {}
+        """Of the training: `estimated_bytes` of memory, and `estimated_s` once its first steps were measured."""
         self._argv = [*argv, str(run_dir)]
         self._on_message = on_message
         self._stop_wait_s = stop_wait_s
@@ -66,6 +69,7 @@ class Job:
             "total": self.total,
             "unit": self.unit,
             "eta_s": self.eta_s,
+            "estimate": dict(self.estimate),
             "warnings": list(self.warnings),
         }
 
@@ -139,6 +143,8 @@ class Job:
                 unit = str(data.get("unit", ""))
                 if unit != self.unit:  # what a continued job did earlier says nothing about its pace
                     self.unit, self._pace_from = unit, (time.monotonic(), self.done)
+            case "metric":
+                self.estimate |= {name: float(data[name]) for name in ESTIMATED if name in data}
             case "warning":
                 self.warnings.append(str(data.get("message", "")))
             case "done" | "error":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daemon.work.direct import MELS
 from daemon.work.spec import (
     RESULT_FILE,
     ArtifactResult,
@@ -108,6 +109,7 @@ class _Pipeline:
             "artifacts": tuple(artifacts),
         }
         result = JobResult.model_validate(fields)
+        _write_card(self.checkpoint, result)
         write_text(self.run_dir / RESULT_FILE, result.model_dump_json(indent=1) + "\n", mode=0o600)
         return result
 
@@ -126,7 +128,7 @@ class _Pipeline:
         ]
         self.reporter.stage("train")
         settings = Settings.of({"threads": self.spec.threads, **self.spec.training})
-        outcome = finetune(self.base, sources, self.checkpoint, settings, self.reporter)
+        outcome = finetune(self.base, sources, self.checkpoint, settings, self.reporter, self.spec.cache / MELS)
         trained = {
             "train_clips": outcome.clips,
             "train_audio_s": outcome.audio_s,
@@ -254,6 +256,23 @@ def check_tier(file: Path, checkpoint: Path) -> None:
             f"expected {expected.n_audio_state} and {expected.n_audio_layer}",
             "train again",
         )
+
+
+def _write_card(checkpoint: Path, result: JobResult) -> None:
+    from training.model_card import Card, write_card
+
+    card = Card(
+        base=result.base_name,
+        license=result.base_license,
+        languages=result.languages,
+        clips=result.train_clips,
+        audio_s=result.train_audio_s,
+        steps=result.steps,
+        wer_stock=result.stock.wer,
+        wer_tuned=result.tuned.wer,
+        held_out_clips=result.held_out_clips,
+    )
+    write_card(checkpoint, card)
 
 
 def _base_info(reference: str) -> dict[str, str]:

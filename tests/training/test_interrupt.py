@@ -1,0 +1,202 @@
+"""Whatever ends a training, it goes on: kill -9, torn checkpoints, too little memory or disk, a loss that diverges."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from idiolect.child import CallbackReporter, Message, parse
+from idiolect.errors import JobError, JobStopped
+from tests.training.interrupted import SETTINGS, sources, train, values, warnings
+from training import finetune_state
+from training.batches import Batch, BatchLoss
+from training.finetune import Settings, finetune
+
+if TYPE_CHECKING:
+    import torch
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def whole(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Message]:
+    """What the uninterrupted training tells."""
+    messages: list[Message] = []
+    train(nano, tmp_path_factory.mktemp("whole") / "me", SETTINGS, messages)
+    return messages
+
+
+def _steps(messages: list[Message]) -> list[int]:
+    return [message.data["done"] for message in messages if message.data.get("unit") == "steps"]
+
+
+def _killed(nano: Path, out: Path, at_step: int) -> list[Message]:
+    """The messages of a training in a child that dies by SIGKILL once `at_step` is done."""
+    command = [sys.executable, "-m", "tests.training.interrupted", str(nano), str(out)]
+    heard: list[Message] = []
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            message = parse(line)
+            assert message is not None
+            heard.append(message)
+            if _steps(heard)[-1:] == [at_step]:
+                child.kill()
+                break
+        heard += filter(None, map(parse, child.stdout))
+    return heard
+
+
+def test_a_killed_training_goes_on_to_the_same_end(nano: Path, whole: list[Message], tmp_path: Path) -> None:
+    first = _killed(nano, tmp_path / "me", random.SystemRandom().randint(4, 20))
+    saved = [0, *values(first, "checkpoint_step")]
+    second: list[Message] = []
+    outcome = train(nano, tmp_path / "me", SETTINGS, second)
+    assert outcome.steps == SETTINGS.max_steps == 24
+    began = _steps(second)[0] - 1
+    assert began >= saved[-1]
+    interval = max(b - a for a, b in zip(saved, [*saved[1:], max(_steps(first))], strict=True))
+    assert len(_steps(first)) + len(_steps(second)) <= 24 + interval
+    assert values(second, "loss") == pytest.approx(values(whole, "loss")[-len(values(second, "loss")) :], rel=1e-3)
+
+
+def _stopped_at(nano: Path, out: Path, step: int) -> None:
+    def stop(message: Message) -> None:
+        if message.data.get("unit") == "steps" and message.data["done"] == step:
+            reporter.stop.set()
+
+    reporter = CallbackReporter(stop)
+    with pytest.raises(JobStopped):
+        finetune(nano, sources(), out, SETTINGS, reporter)
+
+
+def test_a_torn_checkpoint_gives_way_to_the_one_before(nano: Path, whole: list[Message], tmp_path: Path) -> None:
+    _stopped_at(nano, tmp_path / "me", 12)
+    newest = tmp_path / "me.state" / "latest" / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100_000])
+    heard: list[Message] = []
+    train(nano, tmp_path / "me", SETTINGS, heard)
+    assert "damaged" in warnings(heard)
+    assert 0 < values(heard, "continued_at_step")[0] < 12
+    assert values(heard, "loss")[-1] == pytest.approx(values(whole, "loss")[-1], rel=1e-3)
+
+
+def test_a_checkpoint_that_cannot_be_used_says_why(nano: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    _stopped_at(nano, tmp_path / "me", 3)
+    short = dataclasses.replace(SETTINGS, max_steps=1)
+    shutil.copytree(tmp_path / "me.state", tmp_path / "other.state")
+    heard: list[Message] = []
+    train(nano, tmp_path / "other", short, heard)
+    assert "other settings" in warnings(heard)
+    assert not values(heard, "continued_at_step")
+
+    changed = shutil.copytree(nano, tmp_path / "changed")
+    tensors = load_file(changed / "model.safetensors")
+    tensors["model.encoder.conv1.weight"] += torch.tensor(0.01, dtype=torch.float16)
+    save_file(tensors, changed / "model.safetensors", {"format": "pt"})
+    heard = []
+    shutil.copytree(tmp_path / "me.state", tmp_path / "third.state")
+    train(changed, tmp_path / "third", SETTINGS, heard)
+    assert "other base model" in warnings(heard)
+
+    for folder in ("latest", "previous"):
+        (tmp_path / "me.state" / folder / "state.json").write_text("{")
+    heard = []
+    train(nano, tmp_path / "me", SETTINGS, heard)
+    assert warnings(heard).count("damaged") == 2
+    assert values(heard, "loss")
+
+
+class _SmallMemory(BatchLoss):
+    """Runs out of memory above so many positions at once."""
+
+    most = 400
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        if batch.positions > self.most:
+            raise MemoryError
+        return super().__call__(batch)
+
+
+def test_too_little_memory_halves_what_is_computed_at_once(
+    nano: Path, whole: list[Message], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.loop.BatchLoss", _SmallMemory)
+    heard: list[Message] = []
+    train(nano, tmp_path / "me", SETTINGS, heard)
+    assert "half as much at once" in warnings(heard)
+    assert values(heard, "loss") == pytest.approx(values(whole, "loss"), rel=1e-3)
+    monkeypatch.setattr(_SmallMemory, "most", 10)
+    with pytest.raises(JobError, match="one clip at a time"):
+        train(nano, tmp_path / "none", SETTINGS, heard)
+    assert "computed twice" in warnings(heard)
+
+
+class _Diverging(BatchLoss):
+    """Is no number at one step of the first `times` passes over it."""
+
+    times, seen = 1, 0
+    step = 14
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        type(self).seen += 1
+        loss = super().__call__(batch)
+        if self.seen == self.step and self.times:
+            type(self).times, type(self).seen = self.times - 1, 0
+            return loss * float("nan")
+        return loss
+
+
+def test_a_diverging_loss_goes_back_once_with_half_the_rate(
+    nano: Path, whole: list[Message], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.loop.BatchLoss", _Diverging)
+    heard: list[Message] = []
+    outcome = train(nano, tmp_path / "me", SETTINGS, heard)
+    assert outcome.steps == 24
+    assert "half the learning rate" in warnings(heard)
+    assert 0 < values(heard, "continued_at_step")[0] <= 13
+    assert values(heard, "learning_rate")[-1] == pytest.approx(values(whole, "learning_rate")[-1] / 2)
+    monkeypatch.setattr(_Diverging, "times", 2)
+    monkeypatch.setattr(_Diverging, "seen", 0)
+    monkeypatch.setattr(_Diverging, "step", 2)
+    with pytest.raises(JobError, match="the loss is nan, again"):
+        train(nano, tmp_path / "twice", SETTINGS, [])
+
+
+def test_a_full_disk_is_told_beforehand(nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.finetune.free_bytes", lambda folder: 50_000_000)
+    with pytest.raises(JobError, match=r"needs 0\.\d GB of disk space"):
+        train(nano, tmp_path / "me", SETTINGS, [])
+    assert finetune_state.needed_bytes(100, 10) == 760
+
+
+def test_a_checkpoint_that_the_disk_does_not_take_ends_nothing(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(run: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(finetune_state, "save_state", full)
+    heard: list[Message] = []
+    assert train(nano, tmp_path / "me", dataclasses.replace(SETTINGS, max_steps=4), heard).steps == 4
+    assert "No space left" in warnings(heard)
+
+
+def test_gradient_checkpointing_changes_no_loss(nano: Path, whole: list[Message], tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, gradient_checkpointing=True)
+    heard: list[Message] = []
+    train(nano, tmp_path / "me", settings, heard)
+    assert values(heard, "loss") == pytest.approx(values(whole, "loss"), rel=1e-3)
+    assert Settings().gradient_checkpointing is False
