@@ -54,7 +54,7 @@ def draw_batch(
     """Augment (clip, context in positions) pairs: stretch, mask, timestamps. All chance comes from `rng`."""
     spread = settings.stretch
     clips = [stretched(example, rng.uniform(1 - spread, 1 + spread)) for example, _ in chosen]
-    room = max(context - example.positions for example, context in chosen)
+    room = max(0, *(context - example.positions for example, context in chosen))
     positions = min(MAX_POSITIONS, max(clip.positions for clip in clips) + room)
     features = stack([clip.mel for clip in clips], positions)
     if rng.random() < settings.mask_share:

@@ -30,6 +30,16 @@ class CtcHead:
         for name, parameter in zip(NAMES, self.parameters, strict=True):
             encoder.register_parameter(name, parameter)
 
+    def labels(self, text: str) -> list[int]:
+        """The labels that spell a text; 0 is the blank."""
+        return [self._labels[letter] for letter in text]
+
+    def log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, positions, labels) in float32, of encoder states (B, positions, d_model)."""
+        from torch.nn import functional
+
+        return functional.linear(hidden, *self.parameters).float().log_softmax(-1)
+
     def loss(self, hidden: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         """(B,) negative log-likelihood per letter of `texts`, from encoder states (B, positions, d_model).
 
@@ -38,9 +48,8 @@ class CtcHead:
         import torch
         from torch.nn import functional
 
-        weight, bias = self.parameters
-        log_probs = functional.linear(hidden, weight, bias).float().log_softmax(-1).transpose(0, 1)
-        labels = torch.tensor([self._labels[letter] for text in texts for letter in text], device=hidden.device)
+        log_probs = self.log_probs(hidden).transpose(0, 1)
+        labels = torch.tensor([label for text in texts for label in self.labels(text)], device=hidden.device)
         lengths = torch.tensor([len(text) for text in texts], device=hidden.device)
         positions = torch.full_like(lengths, hidden.shape[1])
         likelihoods = functional.ctc_loss(

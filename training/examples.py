@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 IGNORED = -100  # label of positions that carry no loss
 TIMESTAMP_STEP_S = 0.02
+_SPACE = "Ġ"  # how byte-level BPE writes the space that begins a word
 SPEECH_BELOW_PEAK_DB = 35.0  # frames quieter than this under the loudest count as the silence after the speech
 
 
@@ -27,7 +28,7 @@ SPEECH_BELOW_PEAK_DB = 35.0  # frames quieter than this under the loudest count 
 class Example:
     """One clip for training: float16 (n_mels, frames) log10 mel energies, text token ids, where the speech ends.
 
-    `letters` is the text without case and punctuation.
+    `words` are the tokens again, a tuple for each word; `letters` is the text without case and punctuation.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Example:
     language: str
     speech_end_s: float
     duration_s: float
+    words: tuple[tuple[int, ...], ...]
     letters: str
 
     @property
@@ -81,7 +83,17 @@ class ExampleMaker:
             raise DatasetError(f"the text makes {len(tokens)} tokens, 1 to {room} fit")
         mel = self._cache.get(pcm, self._log_mel) if self._cache else self._log_mel(pcm).half()
         speech_end_s = _speech_end_s(mel.float())
-        return Example(name, mel, tokens, language, speech_end_s, len(pcm) / RATE_HZ, text_key(text))
+        return Example(
+            name, mel, tokens, language, speech_end_s, len(pcm) / RATE_HZ, self._words(tokens), text_key(text)
+        )
+
+    def _words(self, tokens: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        words: list[tuple[int, ...]] = []
+        for token, piece in zip(tokens, self._tokenizer.convert_ids_to_tokens(tokens), strict=True):
+            if piece.startswith(_SPACE) or not words:
+                words.append(())
+            words[-1] = (*words[-1], token)
+        return tuple(words)
 
 
 def collate(

@@ -38,7 +38,13 @@ def save_state(run: Run) -> None:
         save_file(tensors, folder / "state.safetensors")
         write_json(
             folder / "state.json",
-            {"fingerprint": run.fingerprint, **position, "optimizer_steps": steps, "scaler": scaler},
+            {
+                "fingerprint": run.fingerprint,
+                **position,
+                "optimizer_steps": steps,
+                "scaler": scaler,
+                "word_cuts": run.splicer.cuts,
+            },
         )
     if latest.exists():
         shutil.rmtree(previous, ignore_errors=True)
@@ -135,6 +141,8 @@ def _restore(run: Run, position: dict[str, Any], tensors: dict[str, Any]) -> Non
         }
     if run.accelerator.scaler and position["scaler"]:
         run.accelerator.scaler.load_state_dict(position["scaler"])
+    if position["word_cuts"]:
+        run.splicer.restore(position["word_cuts"])
     for name in POSITION:
         setattr(run, name, position[name])
 

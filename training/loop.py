@@ -30,8 +30,10 @@ from training.features import plan_batches, stack
 from training.processes import Processes
 from training.recipe import Settings
 from training.rows import Rows
+from training.splicing import Splicer
 
 MAX_SELECT_CLIPS = 64  # enough to choose a checkpoint; decoding them after each epoch must stay cheap
+SPLICE_AFTER = 0.25  # of the steps the letters' head knows where words lie
 MEASURED_STEPS = 10  # after the first, which is slower; then the time left is told
 MIN_SAVE_SPACING_X = 20  # checkpoints take at most a twentieth of the time, however slow the disk
 
@@ -70,6 +72,7 @@ class Run:
         if settings.lora_rank:
             lora.add_adapters(model, settings.lora_rank, settings.seed)
         letters = CtcHead(model.model.encoder, {example.letters for example in train}) if settings.ctc_weight else None
+        self.letters, self.splicer = letters, Splicer(train, self.rows.new_tokens)
         self.model = model.to(self.accelerator.device)
         self.batch_loss = BatchLoss(model, self.rows, letters, settings.ctc_weight or 0.0)
         groups = _parameter_groups(model, settings)
@@ -190,8 +193,10 @@ class Run:
         rng = random.Random(f"{self.settings.seed}-step-{self.step}")
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate() * group["rate_x"]
+        if self.letters and self.settings.splice_share and self._is_time_to_splice():
+            self._find_words(self.letters)
         self.model.train()
-        clips = [(self.train_set[index], context) for index, context in chosen]
+        clips = [(self._said(index, rng), context) for index, context in chosen]
         batch = draw_batch(clips, self.special, self.settings, rng)
         while (loss := self._gradients(batch)) is None:
             self._use_less_memory(batch)
@@ -204,6 +209,26 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss / max(1, batch.tokens)
+
+    def _said(self, index: int, rng: random.Random) -> Example:
+        """A clip as it was said, or spliced."""
+        if self.splicer.cuts and rng.random() < (self.settings.splice_share or 0.0):
+            return self.splicer.spliced(index, rng)
+        return self.train_set[index]
+
+    def _is_time_to_splice(self) -> bool:
+        return not self.splicer.cuts and self.step >= SPLICE_AFTER * self.total_steps
+
+    def _find_words(self, letters: CtcHead) -> None:
+        import torch
+
+        def log_probs(example: Example) -> Any:  # noqa: ANN401
+            features = stack([example.mel.float()], example.positions).to(self.accelerator.device)
+            return letters.log_probs(encode(self.model, features))[0].cpu().numpy()
+
+        self.model.eval()
+        with torch.inference_mode():
+            self.splicer.cut(log_probs, letters.labels)
 
     def _gradients(self, batch: Batch) -> float | None:
         """Gradients of this process's share, part by part; the whole batch's loss. None: a process lacks the memory."""

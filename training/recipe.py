@@ -31,6 +31,7 @@ class Settings:
     mask_share: float = 1.0  # of the batches are masked (SpecAugment)
     stretch: float = 0.12  # speech is made up to this share faster or slower
     ctc_weight: float | None = None  # of the letters' loss beside the tokens' (training.ctc)
+    splice_share: float | None = None  # of the clips have one word replaced (training.splicing); needs ctc_weight
     seed: int = 0
     threads: int = 0  # 0: as torch chooses
     checkpoint_s: float = 120.0  # seconds between checkpoints, more where writing one takes long
@@ -51,19 +52,20 @@ class Settings:
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-# d_model → epochs, learning rate, clips a step, the decoder's and new words' share of the rate, the letters' weight.
+# d_model → epochs, learning rate, clips a step, the decoder's and new words' share of the rate, the letters' weight,
+# the share of spliced clips.
 # nano's decoder knows its few sentences by heart and must move slowly, or it forgets the words that one speaker seldom
 # says; its rows of new words start from zero and must move fast; the letters keep it listening. The others follow
 # OpenAI's own pre-training rates divided by about 40; what letters do for them was not measured.
 _DEFAULTS = {
-    128: (12.0, 1e-3, 4, 0.4, 8.0, 0.6),
-    384: (6.0, 3e-5, 16, 1.0, 1.0, 0.0),
-    512: (6.0, 2e-5, 16, 1.0, 1.0, 0.0),
-    768: (5.0, 1e-5, 16, 1.0, 1.0, 0.0),
-    1024: (4.0, 6e-6, 16, 1.0, 1.0, 0.0),
-    1280: (3.0, 5e-6, 16, 1.0, 1.0, 0.0),
+    128: (12.0, 1e-3, 4, 0.4, 8.0, 0.6, 0.25),
+    384: (6.0, 3e-5, 16, 1.0, 1.0, 0.0, 0.0),
+    512: (6.0, 2e-5, 16, 1.0, 1.0, 0.0, 0.0),
+    768: (5.0, 1e-5, 16, 1.0, 1.0, 0.0, 0.0),
+    1024: (4.0, 6e-6, 16, 1.0, 1.0, 0.0, 0.0),
+    1280: (3.0, 5e-6, 16, 1.0, 1.0, 0.0, 0.0),
 }
-_DEFAULT_NAMES = ("epochs", "learning_rate", "batch_size", "decoder_rate_x", "new_words_rate_x", "ctc_weight")
+_DEFAULT_NAMES = "epochs learning_rate batch_size decoder_rate_x new_words_rate_x ctc_weight splice_share".split()
 
 
 def defaults_for(settings: Settings, d_model: int) -> Settings:

@@ -49,6 +49,11 @@ class Rows:
         """Columns of `logits`."""
         return len(self._order) + 1 if len(self._parts) > 1 else len(self._parts[0])
 
+    @property
+    def new_tokens(self) -> set[int]:
+        """Tokens of new words."""
+        return set(self._order[len(self._parts[0]) :].tolist())
+
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Input embeddings (…, d_model) of token ids."""
         import torch
@@ -62,13 +67,10 @@ class Rows:
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """(N, rows) logits of decoder states (N, d_model), with one more column for all rows that share one."""
-        import torch
-
         logits: torch.Tensor = states @ self._rows().T
-        if len(self._parts) == 1:
-            return logits
-        shared = (states @ self._parts[-1])[:, None] + self._log_silent
-        return torch.cat([logits, shared], dim=1)
+        if len(self._parts) > 1:
+            logits[:, -1] += self._log_silent
+        return logits
 
     def write_back(self) -> None:
         """Put the trained rows where the model's own code looks for them."""
@@ -77,10 +79,10 @@ class Rows:
         if len(self._parts) > 1:
             weight = self._embedding.weight
             with torch.no_grad():
-                weight[self._order] = self._rows()
+                weight[self._order] = self._rows()[:-1]
                 weight[self._silent] = self._parts[-1]
 
     def _rows(self) -> torch.Tensor:
         import torch
 
-        return torch.cat(self._parts[:2]) if len(self._parts) > 1 else self._parts[0]
+        return torch.cat([*self._parts[:2], self._parts[2][None]]) if len(self._parts) > 1 else self._parts[0]
