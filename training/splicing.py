@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-NEW_WORD_SHARE = 0.4  # of the words put in have tokens the stock model never used; the rest is drawn from all words
+NEW_FOR_NEW_SHARE = 0.6  # where a clip holds words with tokens the stock model never used, one of them gives way to
+# another such word: they are mostly names of things, and stand in the same places. Else any word gives way to any.
 _SEARCH_FRAMES = 6  # a cut moves this far at most to the quietest place
 _MIN_WORD_FRAMES = 6
 
@@ -64,8 +65,11 @@ class Splicer:
         if not self.cuts or not self.cuts[index] or not self._all:
             return example
         words = _words(example, self.cuts[index])
-        place = rng.randrange(len(words))
-        choice = self._new if self._new and rng.random() < NEW_WORD_SHARE else self._all
+        places = [place for place, word in enumerate(words) if self._new_tokens & {*word.tokens}]
+        if places and self._new and rng.random() < NEW_FOR_NEW_SHARE:
+            place, choice = rng.choice(places), self._new
+        else:
+            place, choice = rng.randrange(len(words)), self._all
         words[place] = rng.choice(self._said[rng.choice(choice)])
         return _joined(example, words)
 
