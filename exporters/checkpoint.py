@@ -39,7 +39,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     stored = find_tensors(folder)
     _check_tensors(folder, dims, stored)
     _check_tied(stored)
-    return Checkpoint(folder, dims, _tokens(folder, dims), stored)
+    return Checkpoint(folder, dims, read_tokens(folder, dims), stored)
 
 
 def read_dims(folder: Path) -> Dims:
@@ -110,8 +110,8 @@ def _check_tied(stored: Mapping[str, StoredTensor]) -> None:
         )
 
 
-def _tokens(folder: Path, dims: Dims) -> tuple[bytes, ...]:
-    """The bytes of every text token up to end-of-text, in id order."""
+def read_tokens(folder: Path, dims: Dims) -> tuple[bytes, ...]:
+    """The bytes of every text token up to end-of-text, in id order. Raises CheckpointError."""
     vocabulary, path = _vocabulary(folder)
     eot = special_tokens(dims.n_vocab).eot
     words = {index: word for word, index in vocabulary.items()}

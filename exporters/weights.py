@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CHUNK_ELEMENTS = 1 << 18  # 1 MiB of float32: quantising stays in the processor's cache, and memory stays flat
 MAX_HEADER_BYTES = 16 << 20
+OVER_FLOAT16 = 65520  # the least that rounds to infinity
 _DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -37,23 +38,38 @@ class StoredTensor:
         Every artifact format stores at most float16, and whisper.cpp's own converter rounds even what it keeps as
         float32. Raises CheckpointError for a weight that is not finite in float16, and for a file that got shorter.
         """
-        import numpy as np
-
         from exporters.blocks import via_f16
 
+        for values in self._floats(elements):
+            rounded = values if self.dtype == "F16" else via_f16(values)
+            self._check_finite(rounded)
+            yield rounded
+
+    def array(self) -> npt.NDArray[np.float32]:
+        """The whole tensor in its shape, not rounded; refused when float16 could not hold it. Raises as `chunks`."""
+        import numpy as np
+
+        values = np.concatenate([np.zeros(0, np.float32), *self._floats(CHUNK_ELEMENTS)]).reshape(self.shape)
+        self._check_finite(np.where(np.abs(values) < OVER_FLOAT16, values, np.inf))
+        return values
+
+    def _floats(self, elements: int) -> Iterator[npt.NDArray[np.float32]]:
+        import numpy as np
+
         for data in self._pieces(elements * _DTYPE_BYTES[self.dtype]):
-            if self.dtype == "F16":
-                values = np.frombuffer(data, "<f2").astype(np.float32)
-            elif self.dtype == "F32":
-                values = via_f16(np.frombuffer(data, "<f4"))
+            if self.dtype == "BF16":
+                yield (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
             else:
-                values = via_f16((np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32))
-            if not np.isfinite(values).all():
-                raise CheckpointError(
-                    f"{self.name} in {self.file} holds weights that are not numbers or exceed 65504",
-                    "the training diverged: train again with a lower learning rate",
-                )
-            yield values
+                yield np.frombuffer(data, "<f2" if self.dtype == "F16" else "<f4").astype(np.float32, copy=False)
+
+    def _check_finite(self, values: npt.NDArray[np.float32]) -> None:
+        import numpy as np
+
+        if not np.isfinite(values).all():
+            raise CheckpointError(
+                f"{self.name} in {self.file} holds weights that are not numbers or exceed 65504",
+                "the training diverged: train again with a lower learning rate",
+            )
 
     def same_bytes(self, other: StoredTensor) -> bool:
         """True when the two are equal in shape, type and every byte."""
