@@ -158,7 +158,7 @@ def train(
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Tiers, model folders, Hugging Face ids or exported files.")],
+    models: Annotated[list[str], typer.Argument(help="Tiers, model folders, Hugging Face ids or exports.")],
     data: Annotated[Path, typer.Option(help="Folder of recordings; its validation/ is used where it has one.")],
     language: Language = "en",
     audio_context: Context = "dynamic",
@@ -180,10 +180,10 @@ def export(
     model: Annotated[str, typer.Argument(help="Model folder, tier or Hugging Face id.")],
     profile: Annotated[str | None, typer.Option(help="Device profile (`idiolect profiles` lists them).")] = None,
     format: Annotated[str | None, typer.Option(help="Container, where no profile is named.")] = None,
-    quant: Annotated[str | None, typer.Option(help="Quantisation: f16, q4_0, q4_1, q5_0, q5_1, q8_0.")] = None,
-    outfile: Annotated[Path | None, typer.Option(help="File to write.")] = None,
+    quant: Annotated[str | None, typer.Option(help="Quantisation, such as q5_0 (ggml) or int8 (onnx).")] = None,
+    outfile: Annotated[Path | None, typer.Option(help="File or folder to write.")] = None,
 ) -> None:
-    """Write a model as one file for a device."""
+    """Write a model as the file or folder that a device takes."""
     from daemon.home import export_model
     from daemon.paths import Paths
     from daemon.terminal import ProgressReporter, megabytes, out
@@ -191,12 +191,14 @@ def export(
     with ProgressReporter() as reporter:
         reporter.stage("export")
         file, made = export_model(Paths.at(None), model, profile, format, quant, outfile, reporter)
-    out.print(f"{file}: {megabytes(made.size_bytes)}, sha256 {made.sha256}", markup=False, soft_wrap=True)
+    size = megabytes(sum(each.size_bytes for each in made))
+    what = f"sha256 {made[0].sha256}" if len(made) == 1 else f"{len(made)} files"
+    out.print(f"{file}: {size}, {what}", markup=False, soft_wrap=True)
 
 
 def transcribe(
     files: Annotated[list[Path], typer.Argument(help="Audio files.")],
-    model: Annotated[str, typer.Option(help="Tier, model folder, Hugging Face id or exported file.")] = "tiny",
+    model: Annotated[str, typer.Option(help="Tier, model folder, Hugging Face id or export.")] = "tiny",
     language: Language = "en",
     audio_context: Context = "dynamic",
     json: Json = False,

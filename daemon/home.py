@@ -77,8 +77,8 @@ def export_model(
     quantization: str | None,
     outfile: Path | None,
     reporter: Reporter,
-) -> tuple[Path, ExportedFile]:
-    """Export by profile or by format; explicit values win over the profile's. Raises UsageError, CheckpointError."""
+) -> tuple[Path, tuple[ExportedFile, ...]]:
+    """Export by profile or by format, to a file or folder; explicit values win. Raises UsageError, CheckpointError."""
     import exporters
 
     name = "idiolect.bin"
@@ -95,7 +95,7 @@ def export_model(
         )
     folder = base_models.resolve(model, paths.cache)
     outfile = outfile or Path(name)
-    return outfile, exporters.export_file(folder, format, quantization, outfile, reporter)
+    return outfile, exporters.export_to(folder, format, quantization, outfile, reporter)
 
 
 def score_files(reference: Path, hypothesis: Path) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from idiolect.wire import Tier
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "ggml": ("f16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"),
+    "onnx": ("fp32", "fp16", "int8"),
+    "sherpa-onnx": ("fp32", "int8"),
 }
 """Format → the quantizations it can have."""
 
@@ -45,10 +47,12 @@ class Profile(BaseModel):
         float, Field(ge=0, le=10_000, description="times real time on the checking machine; slower is a warning")
     ]
     enforce_speed: Annotated[bool, Field(description="refuse a slower artifact instead of warning")] = False
-    filename: Annotated[str, Field(description="the artifact's name; {tier} and {quantization} are filled in")]
+    filename: Annotated[
+        str, Field(description="the name of the artifact's file or folder; {tier} and {quantization} are filled in")
+    ]
 
     def artifact_name(self) -> str:
-        """The artifact's file name: a safe relative path of one part."""
+        """The name of the artifact's file or folder: a safe relative path of one part."""
         return self.filename.format(tier=self.tier, quantization=self.quantization)
 
     @field_validator("format")

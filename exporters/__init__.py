@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from exporters.kinds import imported
 from idiolect.child import Reporter
 from idiolect.errors import UsageError
 from idiolect.files import replacing_folder, safe_join, sha256_file
@@ -19,8 +19,13 @@ Writer: TypeAlias = Callable[[Path, str, Path, Reporter], None]
 
 FORMATS: dict[str, str] = {
     "ggml": "exporters.ggml:write",
+    "onnx": "exporters.onnx:write",
+    "sherpa-onnx": "exporters.sherpa:write",
 }
-"""Format → import string of its writer: `write(checkpoint, quantization, outfile, reporter)`, whole or not at all."""
+"""Format → import string of its writer: `write(checkpoint, quantization, out, reporter)`, whole or not at all.
+
+`out` is one file or one folder, as the format has it.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,46 +40,56 @@ class ExportedFile:
 
 @dataclass(frozen=True)
 class Export:
-    """A finished artifact in `folder`, made for the profile of that name."""
+    """A finished artifact, made for the profile of that name: the file or folder `name` in `folder`."""
 
     profile: str
     format: str
     quantization: str
     folder: Path
+    name: str
     files: tuple[ExportedFile, ...]
+
+    @property
+    def path(self) -> Path:
+        """What a runtime opens."""
+        return self.folder / self.name
 
 
 def export(checkpoint: Path, profile: Profile, out: Path, reporter: Reporter | None = None) -> Export:
     """Write the profile's artifact as folder `out`, whole or not at all; what stood there is replaced.
 
-    Raises what `export_file` raises.
+    Raises what `export_to` raises.
     """
     name = profile.artifact_name()
     with replacing_folder(out) as folder:
-        file = export_file(checkpoint, profile.format, profile.quantization, safe_join(folder, name), reporter)
-    return Export(profile.name, profile.format, profile.quantization, out, (_at(file, name),))
+        files = export_to(checkpoint, profile.format, profile.quantization, safe_join(folder, name), reporter)
+    return Export(profile.name, profile.format, profile.quantization, out, name, files)
+
+
+def export_to(
+    checkpoint: Path, format: str, quantization: str, out: Path, reporter: Reporter | None = None
+) -> tuple[ExportedFile, ...]:
+    """Write the file or folder `out`, whole or not at all; its files, by paths that begin with its name.
+
+    Raises UsageError (unknown format or quantization), CheckpointError, ExportError, ArtifactError, JobStopped.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"there is no exporter for the format {format!r}", f"choose one of {', '.join(FORMATS)}")
+    writer: Writer = imported(FORMATS[format])
+    writer(checkpoint, quantization, out, reporter or Reporter())
+    paths = sorted(path for path in out.rglob("*") if path.is_file()) if out.is_dir() else [out]
+    return tuple(_record(path, path.relative_to(out.parent).as_posix()) for path in paths)
 
 
 def export_file(
     checkpoint: Path, format: str, quantization: str, outfile: Path, reporter: Reporter | None = None
 ) -> ExportedFile:
-    """Write one file, whole or not at all; the record's path is its name.
+    """`export_to` for a format that is one file."""
+    (file,) = export_to(checkpoint, format, quantization, outfile, reporter)
+    return file
 
-    Raises UsageError (unknown format or quantization), CheckpointError, ExportError, ArtifactError, JobStopped.
-    """
-    _writer(format)(checkpoint, quantization, outfile, reporter or Reporter())
-    with outfile.open("rb") as file:
+
+def _record(path: Path, name: str) -> ExportedFile:
+    with path.open("rb") as file:
         magic = file.read(4).hex()
-    return ExportedFile(outfile.name, outfile.stat().st_size, sha256_file(outfile), magic)
-
-
-def _writer(format: str) -> Writer:
-    if format not in FORMATS:
-        raise UsageError(f"there is no exporter for the format {format!r}", f"choose one of {', '.join(FORMATS)}")
-    module, _, name = FORMATS[format].partition(":")
-    writer: Writer = getattr(importlib.import_module(module), name)
-    return writer
-
-
-def _at(file: ExportedFile, path: str) -> ExportedFile:
-    return ExportedFile(path, file.size_bytes, file.sha256, file.magic)
+    return ExportedFile(name, path.stat().st_size, sha256_file(path), magic)

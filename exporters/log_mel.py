@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 def log_mel(pcm: Pcm, n_mels: int, positions: int) -> Floats:
     """float32 (n_mels, 2 * positions) of 1-D float32 PCM at 16 kHz, padded with silence, cut at 30 s.
 
-    The audio is mirrored at its start and followed by zeros, as openai/whisper's `log_mel_spectrogram` has it of audio
-    padded to 30 s; values are floored 8 below the top and scaled.
+    The audio is mirrored at its start, as openai/whisper's `log_mel_spectrogram` has it; what follows its own frames is
+    the floor that silence has. Values are floored 8 below the top and scaled.
     """
     import numpy as np
 
@@ -33,9 +34,11 @@ def log_mel(pcm: Pcm, n_mels: int, positions: int) -> Floats:
     windows = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_SAMPLES]
     filters, hann = _constants(n_mels)
     spectrum = np.fft.rfft(windows * hann)
-    energies = filters @ (spectrum.real**2 + spectrum.imag**2).T
+    energies: Floats = filters @ (spectrum.real**2 + spectrum.imag**2).T
     logs = np.log10(np.maximum(energies, np.float32(1e-10)))
-    return (np.maximum(logs, logs.max() - np.float32(8)) + np.float32(4)) / np.float32(4)
+    logs[:, math.ceil(len(samples) / HOP_SAMPLES) + 1 :] = -10
+    floored: Floats = np.maximum(logs, logs.max() - np.float32(8))
+    return (floored + np.float32(4)) / np.float32(4)
 
 
 @cache

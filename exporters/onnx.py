@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exporters.checkpoint import Checkpoint, open_checkpoint
 from exporters.onnx_graph import MAX_FILE_BYTES, Plan, Weight, plan_bytes
@@ -16,7 +16,6 @@ from idiolect.files import free_bytes, replacing_folder
 from idiolect.whisper import HOP_SAMPLES, MAX_FRAMES, MAX_S, MAX_SAMPLES, N_FFT, RATE_HZ
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
@@ -107,7 +106,7 @@ def _stream(model: Checkpoint, planned: Plan) -> Iterator[bytes | memoryview]:
         yield piece if isinstance(piece, bytes) else weight_data(model, piece).data.cast("B")
 
 
-def weight_data(model: Checkpoint, weight: Weight) -> npt.NDArray[np.generic]:
+def weight_data(model: Checkpoint, weight: Weight) -> npt.NDArray[Any]:
     """A weight as it stands in the file. Raises CheckpointError for what is not finite in its type."""
     import numpy as np
 

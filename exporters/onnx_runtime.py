@@ -42,6 +42,8 @@ class OnnxWhisper:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others work on this machine, too
+        self._encoder: Any
+        self._decoder: Any
         try:
             self._encoder, self._decoder = (
                 onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
@@ -61,7 +63,9 @@ class OnnxWhisper:
         started = time.perf_counter()
         positions = MAX_POSITIONS if options.audio_context == "full" else audio_context(len(pcm))
         try:
-            tokens = self.greedy(self.encode(log_mel(pcm, self._dims.n_mels, positions)[None]), prompt, options.timestamps)
+            tokens = self.greedy(
+                self.encode(log_mel(pcm, self._dims.n_mels, positions)[None]), prompt, options.timestamps
+            )
         except Exception as error:
             raise RuntimeFailed(f"{self.runtime} with {self.name}: {error}", "export it again") from error
         text = b"".join(self._words[token] for token in tokens).decode("utf-8", "replace").strip()
@@ -76,9 +80,7 @@ class OnnxWhisper:
         (hidden,) = self._encoder.run(None, {"input_features": features})
         return hidden  # type: ignore[no-any-return]
 
-    def greedy(
-        self, hidden: npt.NDArray[np.float32], prompt: Sequence[int], timestamps: bool = False
-    ) -> list[int]:
+    def greedy(self, hidden: npt.NDArray[np.float32], prompt: Sequence[int], timestamps: bool = False) -> list[int]:
         """Text tokens after the prompt for hidden states of one clip; special tokens are suppressed."""
         step, special = self.steps(hidden), self._special
         found: list[int] = []
@@ -121,4 +123,4 @@ class OnnxWhisper:
 
     def close(self) -> None:
         """Free the models."""
-        del self._encoder, self._decoder
+        self._encoder = self._decoder = None

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporters.kinds import imported, kind_of
+from exporters.onnx_reader import check_onnx
 from exporters.readers import check_ggml
 from idiolect.errors import RuntimeFailed, UsageError, require
 from idiolect.transcriber import DecodingOptions, Transcriber, Transcription
@@ -29,23 +31,39 @@ _DEFAULTS = DecodingOptions()
 
 
 def open_artifact(path: Path, threads: int = 0) -> Transcriber:
-    """Load an exported file in the runtime it is for; `threads` 0: half of the cores, all for full windows.
+    """Load an exported file or folder in the runtime it is for; `threads` 0: half of the cores, all for full windows.
 
-    Raises ArtifactError (the reader refuses the file), MissingExtra, RuntimeFailed (the runtime does).
+    Raises ArtifactError (the reader refuses it), MissingExtra, RuntimeFailed (the runtime does).
     """
     path = path.resolve()
+    opened: Transcriber = imported(kind_of(path).runtime)(path, threads)
+    return opened
+
+
+def open_ggml(path: Path, threads: int) -> Transcriber:
+    """A ggml file in whisper.cpp. Raises as `open_artifact`."""
     info = check_ggml(path)
     require("pywhispercpp", "whispercpp")
     return WhisperCpp(path, info.dims.n_vocab, threads)
 
 
-class WhisperCpp:
-    """See idiolect.transcriber.Transcriber. Greedy decoding without fallback, as FUTO sets it, flash attention off."""
+def open_sherpa(path: Path, threads: int) -> Transcriber:
+    """A folder for sherpa-onnx in sherpa-onnx. Raises as `open_artifact`."""
+    info = check_onnx(path)
+    require("sherpa_onnx", "sherpa")
+    return SherpaOnnx(path, info.dims.n_vocab, threads)
+
+
+class InChild:
+    """A runtime in a child process (`exporters.serving`). See idiolect.transcriber.Transcriber."""
+
+    module: str
+    program: str
 
     def __init__(self, path: Path, n_vocab: int, threads: int = 0) -> None:
         self.name = path.name
         self._special = special_tokens(n_vocab)
-        self._child = _Child([sys.executable, "-m", "exporters.whispercpp", str(path)])
+        self._child = _Child([sys.executable, "-m", self.module, str(path)], self.program)
         self._threads = threads
         self.runtime: str = self._child.ask(b"", f"loading {self.name}")["runtime"]
         self._peak_bytes = 0
@@ -86,17 +104,30 @@ class WhisperCpp:
         self._child.close()
 
     def _check_language(self, code: str) -> None:
-        """whisper.cpp would take an unknown code as a wish to guess."""
+        """Runtimes take an unknown code as a wish to guess, or end."""
         try:
             self._special.prompt(code)
         except KeyError:
             raise UsageError(f"Whisper has no language {code!r}", "use a code like en, de, he") from None
 
 
+class WhisperCpp(InChild):
+    """Greedy decoding without fallback, as FUTO sets it, flash attention off."""
+
+    module, program = "exporters.whispercpp", "whisper.cpp"
+
+
+class SherpaOnnx(InChild):
+    """Greedy decoding of the clip and the 10 s of silence that the apps add ("dynamic"), or of 30 s."""
+
+    module, program = "exporters.sherpa_runtime", "sherpa-onnx"
+
+
 class _Child:
     """A process that answers with JSON lines; its stderr is kept for the error message."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], program: str) -> None:
+        self._program = program
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
@@ -117,7 +148,7 @@ class _Child:
         reason = _ending(self._process.wait())
         details = self._last_errors()
         self.close()
-        raise RuntimeFailed(f"whisper.cpp {reason} while {doing}", details or "export the model again")
+        raise RuntimeFailed(f"{self._program} {reason} while {doing}", details or "export the model again")
 
     def _exchange(self, data: bytes) -> bytes:
         stdin, stdout = self._process.stdin, self._process.stdout

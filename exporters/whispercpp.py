@@ -1,26 +1,20 @@
-"""The child process that runs whisper.cpp: `python -m exporters.whispercpp MODEL`.
-
-Native code that trusts its input must not take its caller down with it. Requests on stdin: a JSON line
-`{"samples", "language", "audio_context", "timestamps", "threads"}` (`audio_context` in encoder positions, 0 for all),
-then that many float32 samples. Answers on a duplicate of stdout, one JSON line each: first `{"runtime"}` when the model
-is loaded, then `{"text", "compute_s", "peak_bytes"}` or `{"error"}`. End of stdin ends it.
-"""
+"""The child process that runs whisper.cpp: `python -m exporters.whispercpp MODEL`."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import resource
 import sys
 import time
-from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
+from exporters.serving import serve
 from idiolect.whisper import RATE_HZ
+
+if TYPE_CHECKING:
+    from idiolect.transcriber import Pcm
 
 MIN_SAMPLES = RATE_HZ + 160  # FUTO's whisper.cpp answers nothing below 1 s: pad with silence to one frame more
 _LIBRARIES = ("pywhispercpp.libs/", "pywhispercpp/.dylibs/", "")  # where wheels for Linux and macOS put them
@@ -28,14 +22,7 @@ _LIBRARIES = ("pywhispercpp.libs/", "pywhispercpp/.dylibs/", "")  # where wheels
 
 def main() -> int:
     """Serve requests until stdin ends. A model that whisper.cpp does not load ends the process by a signal."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash here is reported, not debugged
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # native libraries print on stdout
-    model = _Model(sys.argv[1])
-    out.write(json.dumps({"runtime": runtime_name()}) + "\n")
-    for request, samples in _requests(sys.stdin.buffer):
-        out.write(json.dumps(model.answer(request, samples)) + "\n")
-    return 0
+    return serve(_Model)
 
 
 def runtime_name() -> str:
@@ -60,6 +47,7 @@ class _Model:
     """
 
     def __init__(self, path: str) -> None:
+        self.runtime = runtime_name()
         self._native = native = _binding()
         context = native.whisper_context_default_params()
         context.use_gpu = False
@@ -72,10 +60,9 @@ class _Model:
         self._params.temperature_inc = 0.0
         self._params.no_speech_thold = 1.0
 
-    def answer(self, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any], samples: Pcm) -> dict[str, Any]:
         import numpy as np
 
-        samples = np.frombuffer(data, np.float32)
         samples = np.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
         self._params.language = request["language"]
         self._params.audio_ctx = request["audio_context"]
@@ -89,26 +76,7 @@ class _Model:
         count = self._native.whisper_full_n_segments(self._context)
         parts = (self._native.whisper_full_get_segment_text(self._context, i) for i in range(count))
         text = b"".join(parts).decode("utf-8", "replace").strip()  # a character may be cut between two segments
-        return {"text": text, "compute_s": compute_s, "peak_bytes": _peak_bytes()}
-
-
-def _requests(stdin: IO[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    while line := stdin.readline():
-        request = json.loads(line)
-        data = stdin.read(4 * request["samples"])
-        if len(data) < 4 * request["samples"]:
-            return  # the parent died
-        yield request, data
-
-
-def _peak_bytes() -> int:
-    """Peak resident memory. Not ru_maxrss on Linux: that counts the parent's pages from before exec."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return {"text": text, "compute_s": compute_s}
 
 
 if __name__ == "__main__":

@@ -33,9 +33,11 @@ class Trained:
 
 
 def open_model(reference: str, cache: Path, threads: int = 0) -> Transcriber:
-    """A tier, model folder, Hugging Face id or exported file as a Transcriber. Raises UsageError for anything else."""
+    """A tier, model folder, Hugging Face id or export as a Transcriber. Raises UsageError for anything else."""
+    from exporters.kinds import find_kind
+
     path = Path(reference).expanduser()
-    if path.is_file():
+    if path.exists() and find_kind(path):
         from exporters.runtimes import open_artifact
 
         return open_artifact(path, threads)

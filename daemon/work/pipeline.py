@@ -209,13 +209,12 @@ class _Pipeline:
         self.reporter.stage(f"export {profile.name}")
         made = exporters.export(self.checkpoint, profile, self.run_dir / ARTIFACTS / profile.name, self.reporter)
         self.reporter.stage(f"check {profile.name}")
-        file = made.folder / made.files[0].path
-        check_tier(file, self.checkpoint)
+        check_tier(made.path, self.checkpoint)
         count = min(len(clips), CHECKED_CLIPS[profile.audio_context])
         chosen = [index * len(clips) // count for index in range(count)]  # evenly from all
         checkpoint_wer = self._checkpoint_wer(clips, chosen, profile.audio_context)
         clips = [clips[index] for index in chosen]
-        transcriber = open_artifact(file, self.spec.threads)
+        transcriber = open_artifact(made.path, self.spec.threads)
         try:
             heard = evaluate(transcriber, clips, self._options(profile.audio_context), self.reporter)
         finally:
@@ -243,16 +242,16 @@ class _Pipeline:
         return DecodingOptions(self.spec.language, "full" if context == "full" else "dynamic")
 
 
-def check_tier(file: Path, checkpoint: Path) -> None:
-    """Raise ArtifactError for an exported file whose dimensions are not those of the checkpoint it was made from."""
+def check_tier(artifact: Path, checkpoint: Path) -> None:
+    """Raise ArtifactError for an export whose dimensions are not those of the checkpoint it was made from."""
     from exporters.checkpoint import read_dims
-    from exporters.readers import check_ggml
+    from exporters.kinds import dims_of
     from idiolect.errors import ArtifactError
 
-    found, expected = check_ggml(file).dims, read_dims(checkpoint)
+    found, expected = dims_of(artifact), read_dims(checkpoint)
     if found != expected:
         raise ArtifactError(
-            f"{file.name} is of another tier: width {found.n_audio_state} and {found.n_audio_layer} layers, "
+            f"{artifact.name} is of another tier: width {found.n_audio_state} and {found.n_audio_layer} layers, "
             f"expected {expected.n_audio_state} and {expected.n_audio_layer}",
             "train again",
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import device_profiles
 from daemon import config
 
 
@@ -90,7 +91,7 @@ def test_models_and_profiles_are_listed(home: Path) -> None:
     assert [m["tier"] for m in models][:2] == ["nano", "tiny"]
     assert models[0]["cached"] is True
     profiles = json.loads(idiolect("profiles", "--json", home=home).stdout)
-    assert {p["name"] for p in profiles} == {"android-futo", "desktop-whispercpp"}
+    assert {p["name"] for p in profiles} == set(device_profiles.load())
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,9 @@ def make_checkpoint(folder: Path, dims: Dims = SMALL, **changes: Any) -> Path:  
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config(dims) | changes))
     (folder / "vocab.json").write_text(json.dumps(vocabulary(dims.n_vocab)))
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary(dims.n_vocab)}}))
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        (folder / name).write_text("{}")
     save(folder / "model.safetensors", weights(dims))
     return folder
 

@@ -71,6 +71,7 @@ def test_configurations_no_runtime_takes(tmp_path: Path, changes: dict[str, Any]
 )
 def test_damaged_json(tmp_path: Path, name: str, data: str | None, reason: str) -> None:
     folder = make_checkpoint(tmp_path)
+    (folder / "tokenizer.json").unlink()
     (folder / name).unlink()
     if data is not None:
         (folder / name).write_text(data, encoding="utf-8")

@@ -12,14 +12,19 @@ import pytest
 import device_profiles
 from exporters import FORMATS, export, export_file
 from exporters.layout import QUANTIZATIONS
+from exporters.onnx_models import QUANTIZATIONS as ONNX_QUANTIZATIONS
+from exporters.onnx_reader import check_onnx
 from exporters.readers import check_ggml
+from exporters.sherpa import QUANTIZATIONS as SHERPA_QUANTIZATIONS
 from idiolect.errors import CheckpointError, UsageError
 from tests.exporters.helpers import make_checkpoint
 
 
 def test_profiles_and_exporters_know_the_same_formats() -> None:
     assert set(FORMATS) == set(device_profiles.FORMATS)
-    assert set(QUANTIZATIONS) == set(device_profiles.FORMATS["ggml"])
+    assert tuple(QUANTIZATIONS) == device_profiles.FORMATS["ggml"]
+    assert device_profiles.FORMATS["onnx"] == ONNX_QUANTIZATIONS
+    assert device_profiles.FORMATS["sherpa-onnx"] == SHERPA_QUANTIZATIONS
 
 
 def test_export_writes_the_profiles_file(small: Path, tmp_path: Path) -> None:
@@ -32,6 +37,20 @@ def test_export_writes_the_profiles_file(small: Path, tmp_path: Path) -> None:
     assert (file.path, file.size_bytes, file.magic) == (path.name, path.stat().st_size, "6c6d6767")
     assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert check_ggml(path).quantization == "q4_0"
+
+
+@pytest.mark.parametrize("name", ["browser-onnx", "android-sherpa"])
+def test_export_writes_the_profiles_folder(small: Path, tmp_path: Path, name: str) -> None:
+    profile = device_profiles.load(overrides={name: {"tier": "nano"}})[name]
+    done = export(small, profile, tmp_path / "out")
+    assert done.path == tmp_path / "out" / profile.artifact_name()
+    assert check_onnx(done.path).quantization == "int8"
+    there = {path.relative_to(tmp_path / "out").as_posix() for path in done.path.rglob("*.*")}
+    assert {file.path for file in done.files} == there
+    for file in done.files:
+        content = (tmp_path / "out" / file.path).read_bytes()
+        assert (file.size_bytes, file.magic) == (len(content), content[:4].hex())
+        assert file.sha256 == hashlib.sha256(content).hexdigest()
 
 
 def test_a_failed_export_keeps_the_folder_that_was_there(small: Path, tmp_path: Path) -> None:
@@ -53,13 +72,15 @@ def test_the_same_checkpoint_gives_the_same_bytes(small: Path, small_file: Path,
 def test_an_unknown_format_lists_what_exists(small: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no exporter for the format 'gguf'") as caught:
         export_file(small, "gguf", "q4_0", tmp_path / "m.gguf")
-    assert caught.value.hint == "choose one of ggml"
+    assert caught.value.hint == "choose one of ggml, onnx, sherpa-onnx"
 
 
 def test_light_modules_stay_light() -> None:
     """The resident process may look into an artifact without numpy."""
+    modules = ("checkpoint", "readers", "runtimes", "ggml", "kinds", "onnx", "onnx_reader", "sherpa")
     code = (
-        "import sys, exporters, exporters.checkpoint, exporters.readers, exporters.runtimes, exporters.ggml;"
-        "sys.exit(str({'numpy', 'torch', 'transformers', 'safetensors', 'pywhispercpp'} & set(sys.modules) or ''))"
+        f"import sys, exporters.{', exporters.'.join(modules)};"
+        "heavy = {'numpy', 'torch', 'transformers', 'safetensors', 'pywhispercpp', 'onnx', 'onnxruntime'};"
+        "sys.exit(str(heavy & set(sys.modules) or ''))"
     )
     assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True).stderr.strip() == ""

@@ -1,0 +1,79 @@
+"""What an exported file or folder is, told by what lies in it: who checks it and who runs it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from idiolect.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from exporters.layout import Dims
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of artifact. `mark`: how a file of it begins, or a glob that finds something in a folder of it.
+
+    Import strings: `check(path)` raises ArtifactError or answers with an object that has `dims`; `runtime(path,
+    threads)` checks and answers with a Transcriber.
+    """
+
+    name: str
+    mark: bytes | str
+    check: str
+    runtime: str
+
+
+KINDS = (
+    Kind("onnx", "onnx/*.onnx", "exporters.onnx_reader:check_onnx", "exporters.onnx_runtime:OnnxWhisper"),
+    Kind("sherpa-onnx", "tokens.txt", "exporters.onnx_reader:check_onnx", "exporters.runtimes:open_sherpa"),
+    Kind("ggml", b"", "exporters.readers:check_ggml", "exporters.runtimes:open_ggml"),  # its reader tells other files
+)
+"""The first that fits is it."""
+
+
+def find_kind(path: Path) -> Kind | None:
+    """What `path` is; None for what is no artifact, such as a model's folder."""
+    return next(_fitting(path), None)
+
+
+def kind_of(path: Path) -> Kind:
+    """`find_kind`. Raises ArtifactError where there is none."""
+    if kind := find_kind(path):
+        return kind
+    known = ", ".join(f"{kind.mark} ({kind.name})" for kind in KINDS if isinstance(kind.mark, str))
+    raise ArtifactError(f"{path} is no exported model", f"expected a file, or a folder with one of {known}")
+
+
+def dims_of(path: Path) -> Dims:
+    """The dimensions of an artifact, which tell its tier. Raises ArtifactError for what its reader refuses."""
+    dims: Dims = imported(kind_of(path).check)(path).dims
+    return dims
+
+
+def imported(name: str) -> Any:  # noqa: ANN401
+    """The object that an import string `module:name` means."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _fitting(path: Path) -> Iterator[Kind]:
+    folder = path.is_dir()
+    for kind in KINDS:
+        if isinstance(kind.mark, str):
+            if folder and any(path.glob(kind.mark)):
+                yield kind
+        elif not folder and _begins_with(path, kind.mark):
+            yield kind
+
+
+def _begins_with(path: Path, mark: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(mark)) == mark
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}", "export or pull it again") from error
