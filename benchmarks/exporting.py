@@ -27,8 +27,8 @@ _TOKENIZER_FILES = ("added_tokens.json", "merges.txt", "special_tokens_map.json"
 _CHILD = """
 import sys
 from pathlib import Path
-from exporters import export_file
-export_file(Path(sys.argv[1]), "ggml", sys.argv[2], Path(sys.argv[3]))
+from exporters import export_to
+export_to(Path(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4]))
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
 
@@ -43,7 +43,7 @@ def main() -> int:
         print(f"       {'file':>9} {'wall':>6} {'CPU':>6}  peak RSS   limits: {LIMIT_WALL_S} s, {LIMIT_PEAK_MB} MB")
         for quantization in sys.argv[1:] or ["q4_0"]:
             outfile = Path(temporary) / f"{quantization}.bin"
-            runs = [_measure(folder, quantization, outfile) for _ in range(RUNS)]
+            runs = [measure(folder, "ggml", quantization, outfile) for _ in range(RUNS)]
             wall_s, cpu_s = min(run[0] for run in runs), min(run[1] for run in runs)
             peak_mb, size_mb = max(run[2] for run in runs), outfile.stat().st_size / 1e6
             kept = wall_s < LIMIT_WALL_S and peak_mb < LIMIT_PEAK_MB
@@ -100,10 +100,10 @@ def write_random(path: Path, planned: list[Tensor]) -> None:
             file.write((random.standard_normal(tensor.elements, np.float32) * np.float32(0.02)).tobytes())
 
 
-def _measure(folder: Path, quantization: str, outfile: Path) -> tuple[float, float, float]:
+def measure(folder: Path, format: str, quantization: str, out: Path) -> tuple[float, float, float]:
     """Wall and CPU seconds of a whole process, interpreter start and file sync included, and its peak RSS in MB."""
     before, started = os.times(), time.perf_counter()
-    command = [sys.executable, "-c", _CHILD, str(folder), quantization, str(outfile)]
+    command = [sys.executable, "-c", _CHILD, str(folder), format, quantization, str(out)]
     peak_kib = int(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     wall_s, after = time.perf_counter() - started, os.times()
     cpu_s = after.children_user + after.children_system - before.children_user - before.children_system

@@ -1,0 +1,158 @@
+"""ONNX exports of a real-size Whisper base beside those of optimum and onnxruntime's own quantiser, in one run.
+
+`python -m benchmarks.onnx`; exit status 1 when a limit is missed. The weights are random: size and speed do not depend
+on them. The peers need `pip install "idiolect[peers]"` and are left out without it.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from benchmarks.exporting import make_checkpoint, measure
+from exporters.layout import Dims
+from idiolect.files import folder_bytes
+
+BASE = Dims(51_865, 1500, 512, 8, 6, 448, 512, 8, 6, 80)
+TURNS, STEPS = 5, 12
+ENCODINGS = 5
+LIMIT_STEP_X = 2.5  # int8 decoder step, times quicker than onnxruntime's default int8 of the merged export
+LIMIT_ENCODER_X = 8.0  # 300 frames, times quicker than 3000
+PROMPT = (50_258, 50_259, 50_359, 50_363)
+_PEER = """
+import sys
+from optimum.exporters.onnx import main_export
+from onnxruntime.quantization import quantize_dynamic
+source, out = sys.argv[1:]
+main_export(source, out, task="automatic-speech-recognition-with-past", local_files_only=True)
+for name in ("encoder_model", "decoder_model_merged"):
+    quantize_dynamic(f"{out}/{name}.onnx", f"{out}/{name}_int8.onnx", extra_options={"EnableSubgraph": True})
+"""
+
+Step: TypeAlias = Callable[[tuple[int, ...]], None]
+
+
+def main() -> int:
+    """Print exports, encoder times and decoder steps; 1 when a limit is missed."""
+    with tempfile.TemporaryDirectory() as temporary:
+        source, out = Path(temporary) / "base", Path(temporary)
+        make_model(source)
+        print(f"whisper-base, random float32 weights: {(source / 'model.safetensors').stat().st_size / 1e6:.0f} MB")
+        print(f"{'':26} {'size':>9} {'wall':>7} {'peak RSS':>9}")
+        for format, quantization in (("onnx", "fp32"), ("onnx", "fp16"), ("onnx", "int8"), ("sherpa-onnx", "int8")):
+            folder = out / f"{format}-{quantization}"
+            wall_s, _, peak_mb = measure(source, format, quantization, folder)
+            name = f"idiolect {format} {quantization}"
+            print(f"{name:26} {folder_bytes(folder) / 1e6:6.1f} MB {wall_s:5.1f} s {peak_mb:6.0f} MB")
+        models = {
+            "idiolect fp32": out / "onnx-fp32/onnx/{}.onnx",
+            "idiolect int8": out / "onnx-int8/onnx/{}_quantized.onnx",
+        }
+        if find_spec("optimum") and find_spec("onnx"):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", _PEER, source, out / "peer"], check=True, capture_output=True)
+            print(f"{'optimum, fp32 and int8':26} {'':9} {time.perf_counter() - started:5.1f} s")
+            models |= {"optimum fp32": out / "peer/{}.onnx", "onnxruntime's int8": out / "peer/{}_int8.onnx"}
+        else:
+            print('optimum is not installed: pip install "idiolect[peers]"')
+        kept = [_encoders(models), _decoders(models)]
+    return 0 if all(kept) else 1
+
+
+def make_model(folder: Path) -> None:
+    """A model folder of random weights with every file that any of the exporters reads."""
+    from training.base_models import resolve
+
+    nano = resolve("nano", folder.parent / "cache")
+    make_checkpoint(folder, BASE, nano)
+    for path in nano.glob("*.json"):
+        if not (folder / path.name).exists():
+            shutil.copy(path, folder)
+
+
+def _encoders(models: Mapping[str, Path]) -> bool:
+    within = True
+    print(f"\n{'encoder, one thread':26} {'3000 frames':>12} {'300':>9}")
+    for name, pattern in models.items():
+        session = _session(pattern, "encoder_model")
+        long_s = _encoding_s(session, 3000)
+        if not name.startswith("idiolect"):
+            print(f"{name:26} {long_s:10.2f} s   refused")
+            continue
+        short_s = _encoding_s(session, 300)
+        within &= long_s >= LIMIT_ENCODER_X * short_s
+        print(f"{name:26} {long_s:10.2f} s {short_s:7.3f} s  {long_s / short_s:5.1f} ×, limit {LIMIT_ENCODER_X} ×")
+    return within
+
+
+def _encoding_s(session: Any, frames: int) -> float:  # noqa: ANN401
+    """Best of some encodings."""
+    import numpy as np
+
+    features = np.random.default_rng(0).standard_normal((1, 80, frames)).astype(np.float32)
+    return min(_seconds(lambda: session.run(None, {"input_features": features})) for _ in range(ENCODINGS))
+
+
+def _decoders(models: Mapping[str, Path]) -> bool:
+    """Models take turns of some steps each, so that what else the machine does falls on all of them."""
+    within = True
+    for positions in (1500, 160):
+        steps = {name: _stepper(_session(at, "decoder_model_merged"), positions) for name, at in models.items()}
+        best_s = dict.fromkeys(steps, math.inf)
+        for _ in range(TURNS):
+            for name, step in steps.items():
+                best_s[name] = min(best_s[name], *(_seconds(partial(step, (token,))) for token in range(STEPS)))
+        ours_s = best_s["idiolect int8"]
+        print(f"\ndecoder step, one thread, {positions} encoder positions, best of {TURNS * STEPS}")
+        for name, step_s in best_s.items():
+            limit = LIMIT_STEP_X if name.startswith("onnxruntime") else 1.0
+            within &= step_s >= limit * ours_s
+            text = "" if step_s == ours_s else f"  int8 is {step_s / ours_s:.1f} × quicker, limit {limit} ×"
+            print(f"{name:26} {1000 * step_s:6.1f} ms{text}")
+    return within
+
+
+def _stepper(session: Any, positions: int) -> Step:  # noqa: ANN401
+    """A function that decodes tokens after the prompt through the caches."""
+    import numpy as np
+
+    hidden = np.random.default_rng(0).standard_normal((1, positions, BASE.n_audio_state)).astype(np.float32)
+    names = [value.name for value in session.get_outputs()]
+    nothing = np.zeros((1, BASE.n_text_head, 0, BASE.n_text_state // BASE.n_text_head), np.float32)
+    past = {name.replace("present", "past_key_values"): nothing for name in names[1:]}
+
+    def step(tokens: tuple[int, ...]) -> None:
+        first = tokens is PROMPT
+        inputs = {"input_ids": np.array([tokens]), "encoder_hidden_states": hidden, **past}
+        made = session.run(names, inputs | {"use_cache_branch": np.array([not first])})[1:]
+        past.update({name: value for name, value in zip(past, made, strict=True) if first or "decoder" in name})
+
+    step(PROMPT)
+    return step
+
+
+def _session(pattern: Path, part: str) -> Any:  # noqa: ANN401
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    return onnxruntime.InferenceSession(str(pattern).format(part), options, ["CPUExecutionProvider"])
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    sys.exit(main())
