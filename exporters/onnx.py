@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters.checkpoint import Checkpoint, open_checkpoint
-from exporters.onnx_graph import MAX_FILE_BYTES, Plan, Weight, plan_bytes
+from exporters.onnx_graph import FLOAT, FLOAT16, INT8, MAX_FILE_BYTES, Plan, Weight, plan_bytes
 from exporters.onnx_models import QUANTIZATIONS, plan
+from exporters.weights import CHUNK_ELEMENTS
 from idiolect.child import Reporter
 from idiolect.errors import CheckpointError, ExportError, UsageError
 from idiolect.files import free_bytes, replacing_folder
@@ -107,20 +109,22 @@ def _stream(model: Checkpoint, planned: Plan) -> Iterator[bytes | memoryview]:
 
 
 def weight_data(model: Checkpoint, weight: Weight) -> npt.NDArray[Any]:
-    """A weight as it stands in the file. Raises CheckpointError for what is not finite in its type."""
+    """A weight as it stands in the file, made row by row. Raises CheckpointError for what float16 could not hold."""
     import numpy as np
 
     stored = model.tensors[weight.source]
-    values = stored.array()
-    if weight.form == "transposed":
-        values = np.ascontiguousarray(values.T)
-    elif weight.form in ("int8", "scale"):
-        scales = np.abs(values).max(1) / np.float32(127)
-        scales[scales == 0] = 1  # a row of zeros: a token that was never met
-        if weight.form == "scale":
-            return scales
-        return np.ascontiguousarray(np.rint(values / scales[:, None]).astype(np.int8).T)
-    return values.astype({1: "<f4", 10: "<f2"}[weight.data_type], copy=False)
+    out = np.empty(weight.shape, {FLOAT: "<f4", FLOAT16: "<f2", INT8: "i1"}[weight.data_type])
+    rows = (out if weight.form in ("plain", "scale") else out.T).reshape(stored.shape[0], -1)
+    columns = math.prod(stored.shape[1:])
+    block = max(1, CHUNK_ELEMENTS // columns)
+    for index, values in enumerate(stored.exact_chunks(block * columns)):
+        found = values.reshape(-1, columns)
+        if weight.form in ("int8", "scale"):
+            scales = np.abs(found).max(1, keepdims=True) / np.float32(127)
+            scales[scales == 0] = 1  # a row of zeros: a token that was never met
+            found = scales if weight.form == "scale" else np.rint(found / scales)
+        rows[index * block : (index + 1) * block] = found
+    return out
 
 
 def _text(path: Path) -> bytes:

@@ -35,41 +35,28 @@ class StoredTensor:
     def chunks(self, elements: int = CHUNK_ELEMENTS) -> Iterator[npt.NDArray[np.float32]]:
         """The weights in order as flat float32 arrays of at most `elements`, each rounded to float16.
 
-        Every artifact format stores at most float16, and whisper.cpp's own converter rounds even what it keeps as
-        float32. Raises CheckpointError for a weight that is not finite in float16, and for a file that got shorter.
+        whisper.cpp's own converter rounds even what it keeps as float32. Raises CheckpointError for a weight that is
+        not finite in float16, and for a file that got shorter.
         """
         from exporters.blocks import via_f16
 
-        for values in self._floats(elements):
-            rounded = values if self.dtype == "F16" else via_f16(values)
-            self._check_finite(rounded)
-            yield rounded
+        return (values if self.dtype == "F16" else via_f16(values) for values in self.exact_chunks(elements))
 
-    def array(self) -> npt.NDArray[np.float32]:
-        """The whole tensor in its shape, not rounded; refused when float16 could not hold it. Raises as `chunks`."""
-        import numpy as np
-
-        values = np.concatenate([np.zeros(0, np.float32), *self._floats(CHUNK_ELEMENTS)]).reshape(self.shape)
-        self._check_finite(np.where(np.abs(values) < OVER_FLOAT16, values, np.inf))
-        return values
-
-    def _floats(self, elements: int) -> Iterator[npt.NDArray[np.float32]]:
+    def exact_chunks(self, elements: int = CHUNK_ELEMENTS) -> Iterator[npt.NDArray[np.float32]]:
+        """`chunks` without rounding, refused alike where float16 could not hold them."""
         import numpy as np
 
         for data in self._pieces(elements * _DTYPE_BYTES[self.dtype]):
             if self.dtype == "BF16":
-                yield (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+                values = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
             else:
-                yield np.frombuffer(data, "<f2" if self.dtype == "F16" else "<f4").astype(np.float32, copy=False)
-
-    def _check_finite(self, values: npt.NDArray[np.float32]) -> None:
-        import numpy as np
-
-        if not np.isfinite(values).all():
-            raise CheckpointError(
-                f"{self.name} in {self.file} holds weights that are not numbers or exceed 65504",
-                "the training diverged: train again with a lower learning rate",
-            )
+                values = np.frombuffer(data, "<f2" if self.dtype == "F16" else "<f4").astype(np.float32, copy=False)
+            if not np.abs(values).max(initial=0) < OVER_FLOAT16:
+                raise CheckpointError(
+                    f"{self.name} in {self.file} holds weights that are not numbers or exceed 65504",
+                    "the training diverged: train again with a lower learning rate",
+                )
+            yield values
 
     def same_bytes(self, other: StoredTensor) -> bool:
         """True when the two are equal in shape, type and every byte."""

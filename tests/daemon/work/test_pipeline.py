@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,24 @@ def test_a_full_disk_while_exporting_leaves_no_file_and_keeps_the_run(
     result = pipeline.run(run_dir, Reporter())
     assert "No space left" in result.artifacts[0].error
     assert not gate.decide(result, PROFILES).publish
+
+
+def test_folders_are_exported_heard_and_judged(finished: Path, tmp_path: Path) -> None:
+    run_dir = _redo_exports(finished, tmp_path / "run-0001")
+    profiles = device_profiles.load(overrides={name: {"tier": "nano"} for name in ("browser-onnx", "android-sherpa")})
+    wanted = tuple(profiles[name].model_dump() for name in ("browser-onnx", "android-sherpa"))
+    save_spec(run_dir, load_spec(run_dir).model_copy(update={"profiles": wanted}))
+    for package, artifact in zip(
+        ("onnxruntime", "sherpa_onnx"), pipeline.run(run_dir, Reporter()).artifacts, strict=True
+    ):
+        if find_spec(package) is None:
+            assert f"needs the package {package}" in artifact.error
+            continue
+        assert artifact.error == ""
+        assert artifact.scores is not None
+        assert artifact.scores.wer < 0.5
+        assert {Path(file.path).parts[0] for file in artifact.files} == {profiles[artifact.profile].artifact_name()}
+        assert all((run_dir / artifact.folder / file.path).is_file() for file in artifact.files)
 
 
 def _redo_exports(finished: Path, folder: Path) -> Path:
