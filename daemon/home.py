@@ -95,6 +95,8 @@ def export_model(
         )
     folder = base_models.resolve(model, paths.cache)
     outfile = outfile or Path(name)
+    if outfile.is_dir() and any(outfile.iterdir()):
+        raise UsageError(f"{outfile} is a folder with something in it", "move it away, or name another: --outfile F")
     return outfile, exporters.export_to(folder, format, quantization, outfile, reporter)
 
 

@@ -37,8 +37,8 @@ def log_mel(pcm: Pcm, n_mels: int, positions: int) -> Floats:
     energies: Floats = filters @ (spectrum.real**2 + spectrum.imag**2).T
     logs = np.log10(np.maximum(energies, np.float32(1e-10)))
     logs[:, math.ceil(len(samples) / HOP_SAMPLES) + 1 :] = -10
-    floored: Floats = np.maximum(logs, logs.max() - np.float32(8))
-    return (floored + np.float32(4)) / np.float32(4)
+    scaled = (np.maximum(logs, logs.max() - np.float32(8)) + np.float32(4)) / np.float32(4)
+    return scaled.astype(np.float32, copy=False)
 
 
 @cache

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from exporters.checkpoint import Checkpoint, open_checkpoint
 from exporters.onnx_graph import FLOAT, FLOAT16, INT8, MAX_FILE_BYTES, Plan, Weight, plan_bytes
 from exporters.onnx_models import QUANTIZATIONS, plan
-from exporters.weights import CHUNK_ELEMENTS
+from exporters.onnx_reader import TEXTS, check_onnx
+from exporters.weights import CHUNK_ELEMENTS, read_json
 from idiolect.child import Reporter
 from idiolect.errors import CheckpointError, ExportError, UsageError
 from idiolect.files import free_bytes, replacing_folder
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 """Quantization → how transformers.js ends the files' names; it calls int8 "q8"."""
-COPIED_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 def write(checkpoint: Path, quantization: str, out: Path, reporter: Reporter) -> None:
@@ -32,9 +32,11 @@ def write(checkpoint: Path, quantization: str, out: Path, reporter: Reporter) ->
     tokenizer's files, or too large for the quantization). Whenever it fails, what was there before stays: ExportError
     (disk full or not writable), CheckpointError (weights that are not numbers), ArtifactError, JobStopped.
     """
-    model = open_model(checkpoint, quantization)
-    texts = {name: _text(checkpoint / name) for name in COPIED_FILES}
-    texts["preprocessor_config.json"] = preprocessor_config(model.dims.n_mels)
+    if quantization not in QUANTIZATIONS:
+        raise UsageError(f"ONNX has no quantization {quantization!r}", f"choose one of {', '.join(QUANTIZATIONS)}")
+    model = open_checkpoint(checkpoint)
+    made = {"preprocessor_config.json": preprocessor_config(model.dims.n_mels)}
+    texts = {name: made.get(name) or _text(checkpoint / name) for name in TEXTS}
     parts = {"encoder": "encoder_model", "decoder": "decoder_model_merged"}
     plans = {
         f"onnx/{name}{SUFFIXES[quantization]}.onnx": plan(part, model.dims, quantization)
@@ -43,19 +45,10 @@ def write(checkpoint: Path, quantization: str, out: Path, reporter: Reporter) ->
     write_folder(model, plans, texts, out, reporter)
 
 
-def open_model(checkpoint: Path, quantization: str) -> Checkpoint:
-    """The checkpoint, where ONNX has such a quantization. Raises UsageError, CheckpointError."""
-    if quantization not in QUANTIZATIONS:
-        raise UsageError(f"ONNX has no quantization {quantization!r}", f"choose one of {', '.join(QUANTIZATIONS)}")
-    return open_checkpoint(checkpoint)
-
-
 def write_folder(
     model: Checkpoint, plans: Mapping[str, Plan], texts: Mapping[str, bytes], out: Path, reporter: Reporter
 ) -> None:
     """Write models and other files, by path in the folder, and check what was written. Raises what `write` does."""
-    from exporters.onnx_reader import check_onnx
-
     for name, planned in plans.items():
         if plan_bytes(planned) > MAX_FILE_BYTES:
             size = f"{name} would be {plan_bytes(planned) / 1e9:.1f} GB, and an ONNX file holds 2.1"
@@ -129,7 +122,5 @@ def weight_data(model: Checkpoint, weight: Weight) -> npt.NDArray[Any]:
 
 def _text(path: Path) -> bytes:
     """A file that is copied as it is: JSON, or a CheckpointError."""
-    from exporters.weights import read_json
-
     read_json(path, "copy it from the base model's folder; newer tools save tokenizer.json")
     return path.read_bytes()

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-FLOAT, INT8, INT32, INT64, BOOL, FLOAT16 = 1, 3, 6, 7, 9, 10
-_ITEM_BYTES = {FLOAT: 4, INT8: 1, INT32: 4, INT64: 8, FLOAT16: 2}
+FLOAT, INT8, INT64, BOOL, FLOAT16 = 1, 3, 7, 9, 10
+_ITEM_BYTES = {FLOAT: 4, INT8: 1, INT64: 8, FLOAT16: 2}
 IR_VERSION = 8
 OPSET = 17
 MAX_FILE_BYTES = (1 << 31) - 1

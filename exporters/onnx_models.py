@@ -55,14 +55,14 @@ def _decoder(graph: Graph, layers: Layers) -> None:
     dims, batch = layers.dims, "batch_size"
     tokens = graph.input("input_ids", INT64, (batch, "decoder_sequence_length"))
     states = graph.input("encoder_hidden_states", FLOAT, (batch, "encoder_sequence_length", dims.n_audio_state))
-    head = (batch, dims.n_text_head), dims.n_text_state // dims.n_text_head
+    heads, size = dims.n_text_head, dims.n_text_state // dims.n_text_head
 
     def caches(prefix: str, declare: Callable[..., str], own: str) -> dict[str, str]:
         found = {}
         for index in range(dims.n_text_layer):
             for kind in ("decoder.key", "decoder.value", "encoder.key", "encoder.value"):
                 name, length = f"{index}.{kind}", own if kind.startswith("decoder") else "encoder_sequence_length"
-                found[name] = declare(f"{prefix}.{name}", FLOAT, (*head[0], length, head[1]))
+                found[name] = declare(f"{prefix}.{name}", FLOAT, (batch, heads, length, size))
         return found
 
     past = caches("past_key_values", graph.input, "past_decoder_sequence_length")

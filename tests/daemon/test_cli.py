@@ -48,6 +48,16 @@ def test_home_counts_wherever_it_stands(home: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "unused").exists()
 
 
+def test_an_export_replaces_no_folder_with_something_in_it(home: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "index.html").touch()
+    done = idiolect("export", "nano", "--profile", "browser-onnx", "--outfile", site, home=home)
+    assert done.returncode == 2
+    assert "is a folder with something in it" in done.stderr
+    assert [path.name for path in site.iterdir()] == ["index.html"]
+
+
 def test_status_json_has_what_programs_may_read(home: Path) -> None:
     idiolect("init", home=home)
     status = json.loads(idiolect("status", "--json", home=home).stdout)
