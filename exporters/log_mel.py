@@ -34,11 +34,12 @@ def log_mel(pcm: Pcm, n_mels: int, positions: int) -> Floats:
     windows = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_SAMPLES]
     filters, hann = _constants(n_mels)
     spectrum = np.fft.rfft(windows * hann)
-    energies: Floats = filters @ (spectrum.real**2 + spectrum.imag**2).T
-    logs = np.log10(np.maximum(energies, np.float32(1e-10)))
+    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)
+    logs = np.log10(np.maximum(filters @ power.T, np.float32(1e-10)))
     logs[:, math.ceil(len(samples) / HOP_SAMPLES) + 1 :] = -10
-    scaled = (np.maximum(logs, logs.max() - np.float32(8)) + np.float32(4)) / np.float32(4)
-    return scaled.astype(np.float32, copy=False)
+    floored = np.maximum(logs, logs.max() - np.float32(8))
+    scaled: Floats = (floored + np.float32(4)) / np.float32(4)
+    return scaled
 
 
 @cache
