@@ -48,7 +48,9 @@ def test_transformers_js_says_what_the_checkpoint_says(
     from training.decode import CheckpointTranscriber
 
     export_to(nano, "onnx", quantization, tmp_path / dtype)
-    checkpoint, expected, files = CheckpointTranscriber(nano, threads=1), [], []
+    checkpoint = CheckpointTranscriber(nano, threads=1)
+    expected: list[str] = []
+    files: list[Path] = []
     for name in ("human/digits_001.ogg", "synthetic/clip001.ogg"):
         pcm = decode(voices / name)
         files.append(tmp_path / f"{len(files)}.f32")
