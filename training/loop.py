@@ -135,16 +135,19 @@ class Run:
         if self.settings.epochs and self.settings.epochs % 1:
             self.total_steps = round(self.total_steps * self.settings.epochs / math.ceil(self.settings.epochs))
         self.total_steps = max(1, min(self.total_steps, self.settings.max_steps or self.total_steps))
-        self.positions = [len(b) * max(context for _, context in b) for b in batches[: self.total_steps]]
+        batches = batches[: self.total_steps]
+        self.positions = [len(batch) * max(context for _, context in batch) for batch in batches]
+        around = 6  # prompt, timestamps, end of text
+        self.tokens = [
+            len(batch) * (around + max(len(self.train_set[i].tokens) for i, _ in batch)) for batch in batches
+        ]
 
     def _fit_memory(self) -> None:
         """Choose how much of a batch is computed at once, and whether activations are kept, by the memory at hand."""
-        most_tokens = max(len(example.tokens) for example in self.train_set) + 6
         need = memory.Need(
             memory.Shape.of(self.model, len(self.rows), self.trained),
             positions=math.ceil(max(self.positions) / self.processes.count),
-            clips=math.ceil((self.settings.batch_size or 1) / self.processes.count),
-            tokens_per_clip=most_tokens,
+            tokens=math.ceil(max(self.tokens) / self.processes.count),
             half=self.accelerator.mixed_precision != "no",
             recompute=self.settings.gradient_checkpointing,
         )

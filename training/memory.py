@@ -1,8 +1,9 @@
 """How much memory a training step takes, before it is taken; and what to do where that is more than there is.
 
-At the peak there are the weights with AdamW's two averages, what every layer keeps of each position and token for the
-way back, and the logits; then gradients grow while activations go. The counts below are of tensors that autograd keeps
-in transformers' Whisper layers with scaled-dot-product attention, in elements per position (or token) and d_model.
+At the peak there are the weights, AdamW's two averages, the gradients (the embedding's twice: from the input and from
+the logits), what every layer keeps of each position and token for the way back, and the logits. The bytes below are
+those of the tensors that autograd keeps in transformers' Whisper layers with scaled-dot-product attention, and a sixth
+for what allocators waste, as benchmarks/memory.py measures.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ RESERVE = 0.1  # of what is free stays free
 _FLOAT, _HALF = 4, 2
 _MOMENTS = 2 * _FLOAT
 # bytes per position and d_model that a layer keeps, in float32 and under autocast
-_ENCODER = {False: 68.0, True: 42.0}
+_ENCODER = {False: 80.0, True: 48.0}
 _DECODER = {False: 96.0, True: 62.0}
 _CROSS = {False: 8.0, True: 8.0}  # keys and values of a decoder layer, per encoder position
 _STEM = {False: 24.0, True: 16.0}  # the two convolutions, whose first works on two frames a position
@@ -53,40 +54,36 @@ class Shape:
 
 @dataclass(frozen=True)
 class Need:
-    """One step: `positions` of the encoder computed at once, of at most `clips` clips with so many tokens each."""
+    """One step: so many `positions` of the encoder and `tokens` of the decoder at once, padding included."""
 
     shape: Shape
     positions: int
-    clips: int
-    tokens_per_clip: int
+    tokens: int
     half: bool = False
     recompute: bool = False
 
 
 def estimate_peak_bytes(need: Need) -> int:
     """Bytes that training adds to a process which has loaded its libraries, at the peak."""
-    shape, tokens = need.shape, need.clips * need.tokens_per_clip
-    encoder, decoder = _ENCODER[need.half], _DECODER[need.half]
+    shape = need.shape
+    encoder, decoder, cross = _ENCODER[need.half], _DECODER[need.half], _CROSS[need.half]
     if need.recompute:  # one layer at a time is whole
-        kept_encoder = encoder + _RECOMPUTED * (shape.encoder_layers - 1)
-        kept_decoder = decoder + _RECOMPUTED * (shape.decoder_layers - 1)
-        kept_cross = _CROSS[need.half]
+        encoder += _RECOMPUTED * (shape.encoder_layers - 1)
+        decoder += _RECOMPUTED * (shape.decoder_layers - 1)
     else:
-        kept_encoder, kept_decoder = encoder * shape.encoder_layers, decoder * shape.decoder_layers
-        kept_cross = _CROSS[need.half] * shape.decoder_layers
-    activations = shape.d_model * (
-        need.positions * (kept_encoder + kept_cross + _STEM[need.half]) + tokens * kept_decoder
-    )
-    logits = tokens * shape.logits * _LOGITS
+        encoder, decoder = encoder * shape.encoder_layers, decoder * shape.decoder_layers
+        cross *= shape.decoder_layers
+    activations = shape.d_model * (need.positions * (encoder + cross + _STEM[need.half]) + need.tokens * decoder)
+    logits = need.tokens * shape.logits * _LOGITS
     weights = shape.parameters * _FLOAT + shape.trained * (_MOMENTS + (_HALF if need.half else 0))
-    gradients = shape.trained * _FLOAT
+    gradients = shape.trained * _FLOAT + min(shape.trained, shape.logits * shape.d_model) * _FLOAT
     return round(weights + gradients + activations + logits + _RUNTIME_BYTES.get(shape.device, 0))
 
 
 def fit(need: Need, memory_bytes: int) -> Need:
-    """`need` with fewer positions at once, then with activations computed twice, until it fits; else the least."""
-    while estimate_peak_bytes(need) > memory_bytes and need.positions >= 2 * MIN_POSITIONS and need.clips > 1:
-        need = replace(need, positions=need.positions // 2, clips=(need.clips + 1) // 2)
+    """`need` with half as much at once, again and again, then with activations computed twice, until it fits."""
+    while estimate_peak_bytes(need) > memory_bytes and need.positions >= 2 * MIN_POSITIONS:
+        need = replace(need, positions=need.positions // 2, tokens=(need.tokens + 1) // 2)
     return replace(need, recompute=need.recompute or estimate_peak_bytes(need) > memory_bytes)
 
 

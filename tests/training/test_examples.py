@@ -10,7 +10,7 @@ import pytest
 
 from idiolect.errors import DatasetError
 from idiolect.whisper import special_tokens
-from training.examples import IGNORED, ExampleMaker, collate, draw_contexts
+from training.examples import IGNORED, ExampleMaker, collate, draw_contexts, possible_tokens, stretched
 
 pytestmark = pytest.mark.torch
 SPECIAL = special_tokens(51_865)
@@ -46,6 +46,17 @@ def test_a_target_with_timestamps_ends_where_the_speech_ends(make: ExampleMaker)
     assert learnt[-1] == SPECIAL.eot
 
 
+@pytest.mark.parametrize("timed", [False, True])
+def test_targets_hold_only_tokens_that_were_foreseen(make: ExampleMaker, timed: bool) -> None:
+    example = make("a", _speech(12.0), "seven six", "de")
+    foreseen = possible_tokens(example, SPECIAL, 0.12, timed)
+    for factor in (0.88, 0.93, 1.0, 1.12):
+        inputs, labels = collate([stretched(example, factor)], SPECIAL, [timed])
+        learnt = set(labels[labels != IGNORED].tolist())
+        assert {*inputs[0].tolist(), *learnt} <= foreseen
+    assert len(foreseen) < 200
+
+
 def test_padding_carries_no_loss(make: ExampleMaker) -> None:
     short, long = make("a", _speech(1.0), "one", "en"), make("b", _speech(1.0), "one two three four five", "en")
     inputs, labels = collate([short, long], SPECIAL, [False, False])
@@ -57,6 +68,7 @@ def test_padding_carries_no_loss(make: ExampleMaker) -> None:
     ("pcm", "text", "language", "reason"),
     [
         (_speech(31.0), "too long", "en", "at most 30 s"),
+        (np.zeros(16_000, np.float32), "nothing", "en", "silent"),
         (np.full(16_000, np.nan, np.float32), "not a number", "en", "not numbers"),
         (_speech(1.0), "‱" * 400, "en", "tokens"),
         (_speech(1.0), "hello", "klingon", "klingon"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -91,6 +92,22 @@ def test_a_clip_that_cannot_teach_is_left_out_and_counted(nano: Path, sources: l
     assert any("bad.wav" in message.data.get("message", "") for message in messages if message.kind == "warning")
     with pytest.raises(DatasetError, match="none of 1 clips"):
         finetune(nano, [bad], tmp_path / "other", settings)
+
+
+def test_a_clip_longer_than_nano_ever_heard_trains_with_timestamps(nano: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 12 * 16_000).astype(np.float32)
+    long = [Source(f"{i}.wav", noise, "seven six", "de", select=False) for i in range(2)]
+    settings = Settings(max_steps=1, epochs=1, batch_size=2, timestamps_share=1.0, full_share=0.0, threads=1)
+    assert finetune(nano, long, tmp_path / "me", settings).steps == 1
+
+
+def test_time_and_memory_are_estimated(nano: Path, sources: list[Source], tmp_path: Path) -> None:
+    messages: list[Message] = []
+    settings = dataclasses.replace(QUICK, max_steps=14, epochs=6)
+    finetune(nano, sources, tmp_path / "me", settings, CallbackReporter(messages.append))
+    assert 100e6 < _metrics(messages, "estimated_bytes")[0] < 1e9
+    assert _metrics(messages, "estimated_s")[0] > 0
+    assert _metrics(messages, "measured_steps") == [10]
 
 
 def test_settings_refuse_what_they_do_not_know() -> None:

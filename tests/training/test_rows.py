@@ -28,6 +28,7 @@ def test_silent_rows_are_left_out_exactly(nano: Path) -> None:
     assert len(decoder.embed_known) + len(decoder.embed_new) < 3_000
     assert len(decoder.embed_new) > 1
     assert torch.equal(rows.embed(tokens), weight.detach()[tokens])
+    assert rows.logits(states).shape[1] == len(rows)
     ours = cross_entropy(rows.logits(states), rows.places(tokens))
     ours.backward()  # type: ignore[no-untyped-call]
     assert ours.item() == pytest.approx(whole.item(), rel=1e-5)
@@ -62,4 +63,4 @@ def test_a_model_that_met_every_token_is_trained_as_it_is(nano: Path) -> None:
         model.model.decoder.embed_tokens.weight.add_(0.01)
     rows = Rows(model, set())
     assert not any(name in dict(model.model.decoder.named_parameters()) for name in NAMES)
-    assert rows.logits(torch.zeros(2, 128)).shape == (2, 51_865)
+    assert rows.logits(torch.zeros(2, 128)).shape == (2, len(rows)) == (2, 51_865)

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from daemon.terminal import estimate_line
 from daemon.work.jobs import NICENESS, Job, wait_until_free
 from idiolect.child import Message
 from idiolect.errors import CheckpointError, JobError, JobStopped
@@ -61,6 +62,14 @@ async def test_time_left_follows_the_pace_of_the_stage(tmp_path: Path) -> None:
     eta_s = made.eta_s
     assert eta_s is not None
     assert 0.9 <= eta_s < 5  # the hundred steps done before it was continued do not count
+
+
+async def test_the_estimate_of_a_training_is_kept(tmp_path: Path) -> None:
+    made = job(tmp_path, "r.metric(estimated_bytes=2e9, steps=300); r.metric(loss=1.5); r.metric(estimated_s=240)")
+    await made.run()
+    estimate = made.describe()["estimate"]
+    assert estimate == {"estimated_bytes": 2e9, "estimated_s": 240.0}
+    assert estimate_line(estimate) == "training takes about 4 minutes and about 2.0 GB of memory"
 
 
 async def test_a_reported_error_arrives_as_its_class(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Training by hand: several models from one set of recordings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from daemon.work import direct
+from idiolect.child import Reporter
+from idiolect.errors import UsageError
+from training.finetune import Settings
+
+
+def test_each_model_has_a_folder(tmp_path: Path) -> None:
+    out = tmp_path / "me"
+    assert direct.output_folders(["tiny"], out) == [out]
+    assert direct.output_folders(["tiny", "openai/whisper-small"], out) == [out / "tiny", out / "whisper-small"]
+    with pytest.raises(UsageError, match="called alike"):
+        direct.output_folders(["tiny", "mine/tiny"], out)
+    (out / "small").mkdir(parents=True)
+    with pytest.raises(UsageError, match="small exists already"):
+        direct.output_folders(["tiny", "small"], out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> None:
+    reporter = Reporter()
+    with direct.stopping_on_interrupt(reporter):
+        os.kill(os.getpid(), number)
+        assert reporter.stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+
+
+@pytest.mark.torch
+@pytest.mark.timeout(300)
+def test_two_models_share_the_features(nano: Path, voices: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (voices / "human" / "metadata.jsonl").read_text().splitlines()[:6]]
+    for index, row in enumerate(rows):
+        folder = tmp_path / "data" / ("validation" if index > 3 else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(voices / "human" / row["file_name"], folder / f"{index}.ogg")
+        (folder / f"{index}.txt").write_text(row["text"])
+    twin = shutil.copytree(nano, tmp_path / "twin")
+    trained = direct.train(
+        ["nano", str(twin)],
+        tmp_path / "data",
+        None,
+        tmp_path / "me",
+        Settings(max_steps=1, epochs=1, batch_size=4, full_share=0.0, threads=1),
+        "en",
+        tmp_path / "cache",
+        Reporter(),
+    )
+    assert [each.outcome.checkpoint for each in trained] == [tmp_path / "me" / "nano", tmp_path / "me" / "twin"]
+    assert len(list((tmp_path / "cache" / direct.MELS).glob("*/*.mel"))) == trained[0].outcome.clips == 4
+    card = (tmp_path / "me" / "nano" / "README.md").read_text()
+    assert "license: cc-by-sa-4.0" in card
+    assert f"{trained[0].evaluations[1].wer:.1%}" in card
