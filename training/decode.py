@@ -41,7 +41,8 @@ def load_model(folder: Path) -> tuple[WhisperForConditionalGeneration, Any]:
         model = WhisperForConditionalGeneration.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
         )
-        tokenizer = WhisperTokenizerFast.from_pretrained(folder, local_files_only=True)
+        # from tokenizer.json, which every folder has, even where the configuration asks for the slow way
+        tokenizer = WhisperTokenizerFast.from_pretrained(folder, local_files_only=True, from_slow=False)
         special_tokens(model.config.vocab_size)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]

@@ -357,7 +357,7 @@ def _accelerator() -> Any:  # noqa: ANN401
     from accelerate import Accelerator
 
     if not torch.cuda.is_available():
-        return Accelerator(mixed_precision="no", cpu=True if "LOCAL_RANK" in os.environ else None)
+        return Accelerator(mixed_precision="no", cpu="LOCAL_RANK" in os.environ)
     return Accelerator(mixed_precision="bf16" if torch.cuda.is_bf16_supported() else "fp16")
 
 
