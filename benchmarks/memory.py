@@ -38,7 +38,7 @@ noise = numpy.random.default_rng(0).normal(0, 0.1, round(clip_s * 16000)).astype
 text = "remind me to buy milk and eggs and to call the dentist at ten in the morning on friday"
 sources = [Source(f"{i}.wav", noise, text, "en", False) for i in range(16)]
 true_length = dict(full_share=0, longer_share=0, stretch=0)
-settings = Settings(epochs=9, max_steps=3, batch_size=16, position_budget=budget, **true_length)
+settings = Settings(epochs=9, max_steps=5, batch_size=16, position_budget=budget, **true_length)
 heard = []
 before = kib("VmRSS")
 finetune(base, sources, out, settings, CallbackReporter(lambda message: heard.append(message.data)))

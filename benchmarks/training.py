@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
-from benchmarks.accuracy import VOICES
 from benchmarks.exporting import TINY, make_checkpoint
+from daemon.demo import VOICES
 from idiolect.transcriber import DecodingOptions
 from idiolect.whisper import MAX_POSITIONS, RATE_HZ, special_tokens
 from training.audio import decode
@@ -33,7 +33,7 @@ from training.split import side
 
 SHORTEST_S, LONGEST_S = 2.0, 6.0
 FASTER_X = {"shipped defaults": 4.0, "true length": 6.0}
-TRUE_LENGTH = {"full_share": 0.0, "longer_share": 0.0}
+TRUE_LENGTH: dict[str, Any] = {"full_share": 0.0, "longer_share": 0.0}
 CLIPS = {"nano": 96, "tiny": 32}  # a pass of the recipe over them takes some twenty seconds
 BATCH_CLIPS = 8
 SEEDS = 3
@@ -110,7 +110,7 @@ def train_by_recipe(base: Path, sources: Sequence[Source], settings: Settings, o
     started = time.monotonic()
     trainer.train()
     train_s = time.monotonic() - started
-    model.half().save_pretrained(out)
+    cast(Any, model).half().save_pretrained(out)
     for file in base.iterdir():
         if not (out / file.name).exists():
             (out / file.name).write_bytes(file.read_bytes())

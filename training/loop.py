@@ -190,7 +190,7 @@ class Run:
 
     def _optimise(self, chosen: Sequence[tuple[int, int]]) -> float:
         """One optimiser step; the batch's loss per token."""
-        if self.processes.count > 1 and sum(self.processes.sum(self.reporter.stop.is_set())):
+        if self.processes.count > 1 and any(self.processes.sum(float(self.reporter.stop.is_set()))):
             self.reporter.stop.set()
             self.reporter.check_stop()
         rng = random.Random(f"{self.settings.seed}-step-{self.step}")

@@ -54,7 +54,8 @@ class Processes:
             if parameter is None or sum(each.numel() for each in bucket) >= BUCKET_ELEMENTS:
                 flat = torch.cat([gradient.flatten() for gradient in bucket])
                 all_reduce(flat)
-                for gradient, summed in zip(bucket, flat.split([each.numel() for each in bucket]), strict=True):
+                sizes = [gradient.numel() for gradient in bucket]
+                for gradient, summed in zip(bucket, torch.split(flat, sizes), strict=True):
                     gradient.copy_(summed.view_as(gradient))
                 bucket = []
             if parameter is not None:
