@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
@@ -77,6 +78,7 @@ class CheckpointTranscriber:
 
         if threads:
             torch.set_num_threads(threads)
+        _forget_peak()
         model, tokenizer = load_model(folder)
         self.name = name or folder.name
         self.runtime = f"torch {torch.__version__.split('+')[0]}"
@@ -106,7 +108,7 @@ class CheckpointTranscriber:
         return (answers[i] for i in range(len(clips)))
 
     def peak_memory_bytes(self) -> int:
-        """Peak resident memory of this process."""
+        """Peak resident memory of this process since the model was loaded (macOS: since the process began)."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
@@ -164,6 +166,12 @@ def greedy(
             break
         found = torch.cat([found, tokens], 1)
     return [[t for t in row if t < eot] for row in found.tolist()]
+
+
+def _forget_peak() -> None:
+    """Let the peak memory count from here, so that one model's is not taken for the next one's (Linux only)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _similar(contexts: Sequence[int]) -> list[list[int]]:

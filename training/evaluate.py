@@ -43,10 +43,15 @@ class Evaluation:
     hypotheses: tuple[str, ...]
     errors: tuple[int, ...]
     clip_words: tuple[int, ...]
+    substitutions: int
+    deletions: int
+    insertions: int
+    char_errors: tuple[int, ...]
+    clip_chars: tuple[int, ...]
 
     def summary(self) -> dict[str, Any]:
         """The figures without the texts, as `--json` and tables show them."""
-        hidden = {"references", "hypotheses", "errors", "clip_words"}
+        hidden = {"references", "hypotheses", "errors", "clip_words", "char_errors", "clip_chars"}
         return {"normalizer": "basic", **{k: v for k, v in asdict(self).items() if k not in hidden}}
 
 
@@ -66,7 +71,7 @@ def evaluate(
     references = tuple(clip.text for clip in clips)
     hypotheses = tuple(answer.text for answer in answers)
     rates = scoring.error_rates(references, hypotheses)
-    per_clip = [scoring.clip_errors(*pair) for pair in zip(references, hypotheses, strict=True)]
+    per_clip = [scoring.error_rates([said], [heard]) for said, heard in zip(references, hypotheses, strict=True)]
     loops = [scoring.is_loop(answer.text, answer.duration_s) for answer in answers]
     return Evaluation(
         model=transcriber.name,
@@ -82,8 +87,13 @@ def evaluate(
         peak_memory_bytes=transcriber.peak_memory_bytes(),
         references=references,
         hypotheses=hypotheses,
-        errors=tuple(errors for errors, _ in per_clip),
-        clip_words=tuple(words for _, words in per_clip),
+        errors=tuple(clip.errors for clip in per_clip),
+        clip_words=tuple(clip.words for clip in per_clip),
+        substitutions=rates.substitutions,
+        deletions=rates.deletions,
+        insertions=rates.insertions,
+        char_errors=tuple(clip.char_errors for clip in per_clip),
+        clip_chars=tuple(clip.chars for clip in per_clip),
     )
 
 

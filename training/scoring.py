@@ -1,4 +1,4 @@
-"""How well hypotheses match references: WER, CER, vocabulary recall, loops, intervals. Pure functions, no torch.
+"""How well hypotheses match references: WER, CER, alignment, recall of terms, loops, intervals. No torch.
 
 The primary rates use Whisper's *basic* normaliser (openai/whisper `normalizers/basic.py`): its English one joins
 spoken digits ("seven three" → "73"), which makes WER jump.
@@ -11,8 +11,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from itertools import zip_longest
 from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+Operation: TypeAlias = Literal["equal", "substitute", "delete", "insert"]
 
 SPELLINGS = Path(__file__).parent / "data" / "english.json"
 LOOP_REPEATS = 4  # the same words so often in a row is no speech
@@ -30,8 +34,30 @@ class ErrorRates:
     substitutions: int
     deletions: int
     insertions: int
+    chars: int = 0
+    char_errors: int = 0
+
+    @property
+    def errors(self) -> int:
+        """Words that are wrong, missing or too many."""
+        return self.substitutions + self.deletions + self.insertions
 
 
+class Aligned(NamedTuple):
+    """One place of an alignment: the word said and the word heard; empty where there is none."""
+
+    said: str
+    heard: str
+
+    @property
+    def operation(self) -> Operation:
+        """What happened to the word."""
+        if self.said == self.heard:
+            return "equal"
+        return "insert" if not self.said else "delete" if not self.heard else "substitute"
+
+
+@lru_cache(maxsize=1 << 14)  # every term is looked for in every text
 def basic_normalize(text: str) -> str:
     """Lower case; brackets and their content, symbols, punctuation and marks become spaces; spaces collapsed."""
     text = re.sub(r"[<\[][^>\]]*[>\]]|\([^)]+?\)", "", text.lower())
@@ -60,10 +86,19 @@ def english_wer(references: Sequence[str], hypotheses: Sequence[str]) -> float |
     ).wer
 
 
-def clip_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """(word errors, reference words) of one clip after `basic_normalize`."""
-    rates = error_rates([reference], [hypothesis])
-    return rates.substitutions + rates.deletions + rates.insertions, rates.words
+def align(reference: str, hypothesis: str) -> tuple[Aligned, ...]:
+    """The words of one clip after `basic_normalize`, side by side, as the WER counts them."""
+    import jiwer
+
+    said, heard = basic_normalize(reference), basic_normalize(hypothesis)
+    if not said:
+        return tuple(Aligned("", word) for word in heard.split())
+    places = []
+    for chunk in jiwer.process_words(said, heard).alignments[0]:
+        here = said.split()[chunk.ref_start_idx : chunk.ref_end_idx]
+        there = heard.split()[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        places += [Aligned(*pair) for pair in zip_longest(here, there, fillvalue="")]
+    return tuple(places)
 
 
 def paired_bootstrap(
@@ -90,14 +125,16 @@ def is_loop(hypothesis: str, duration_s: float) -> bool:
     return any(_repeats(words, size) for size in range(2, 9)) or _repeats(words, 1, LOOP_REPEATS + 4)
 
 
+def occurrences(term: str, texts: Sequence[str]) -> list[int]:
+    """How often a term of one or more words stands in each text, both after `basic_normalize`, as whole words."""
+    wanted = re.compile(rf"(?<!\S){re.escape(basic_normalize(term))}(?!\S)")
+    return [len(wanted.findall(basic_normalize(text))) for text in texts]
+
+
 def term_recall(term: str, references: Sequence[str], hypotheses: Sequence[str]) -> tuple[int, int]:
-    """(times heard, times said) of one word, matched clip by clip after `basic_normalize`."""
-    heard = said = 0
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
-        here = basic_normalize(reference).split().count(term)
-        said += here
-        heard += min(here, basic_normalize(hypothesis).split().count(term))
-    return heard, said
+    """(times heard, times said) of one term, matched clip by clip."""
+    said, found = occurrences(term, references), occurrences(term, hypotheses)
+    return sum(map(min, said, found)), sum(said)
 
 
 def missed_terms(references: Sequence[str], hypotheses: Sequence[str]) -> list[str]:
@@ -127,11 +164,20 @@ def _rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRates:
 
     words = sum(len(text.split()) for text in references)
     if not words:
-        heard = sum(len(text.split()) for text in hypotheses)
-        return ErrorRates(float(heard > 0), float(heard > 0), 0, 0, 0, heard)
+        heard, chars = sum(len(text.split()) for text in hypotheses), sum(map(len, hypotheses))
+        return ErrorRates(float(heard > 0), float(heard > 0), 0, 0, 0, heard, 0, chars)
     by_word = jiwer.process_words(list(references), list(hypotheses))
     by_char = jiwer.process_characters(list(references), list(hypotheses))
-    return ErrorRates(by_word.wer, by_char.cer, words, by_word.substitutions, by_word.deletions, by_word.insertions)
+    return ErrorRates(
+        wer=by_word.wer,
+        cer=by_char.cer,
+        words=words,
+        substitutions=by_word.substitutions,
+        deletions=by_word.deletions,
+        insertions=by_word.insertions,
+        chars=by_char.hits + by_char.substitutions + by_char.deletions,
+        char_errors=by_char.substitutions + by_char.deletions + by_char.insertions,
+    )
 
 
 @cache

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from idiolect.child import Reporter
-from idiolect.errors import AudioError, DatasetError, IdiolectError, UsageError
+from idiolect.errors import AudioError, IdiolectError, UsageError
 from idiolect.transcriber import DecodingOptions, Transcriber, Transcription
 from training import base_models
 
@@ -98,20 +98,12 @@ def output_folders(models: Sequence[str], out: Path) -> list[Path]:
     return places
 
 
-def evaluate(
-    models: Sequence[str], data: Path, options: DecodingOptions, cache: Path, reporter: Reporter
-) -> list[Evaluation]:
-    """Every model on the same clips, in the order asked: those of `data`/validation where it exists, else all.
-
-    Raises DatasetError, UsageError, CheckpointError, ArtifactError, RuntimeFailed.
-    """
-    clips = _read(data, reporter)
-    if (data / "validation").is_dir():
+def evaluation_clips(folder: Path, reporter: Reporter) -> list[EvaluationClip]:
+    """What `folder` holds to score on: the clips of its validation/ where it has one, else all. Raises DatasetError."""
+    clips = _read(folder, reporter)
+    if (folder / "validation").is_dir():
         clips = [clip for clip in clips if clip.side == "held-out"]
-    judged = _evaluation_clips(clips, reporter)
-    if not judged:
-        raise DatasetError(f"{data}: no clip to score on", "it needs recordings with transcripts")
-    return list(_scored(models, judged, options, cache, reporter))
+    return _evaluation_clips(clips, reporter)
 
 
 def transcribe(

@@ -1,0 +1,153 @@
+"""`idiolect evaluate`: several models and files on the same clips, and what is needed to judge them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from daemon.work.direct import evaluation_clips, open_model
+from idiolect.child import Reporter
+from idiolect.errors import CheckpointError, DatasetError, IdiolectError, UsageError
+from idiolect.files import folder_bytes
+from idiolect.transcriber import DecodingOptions
+from training import base_models
+from training.promise import Facts, promised, tier_of
+
+if TYPE_CHECKING:
+    from training.compare import Comparison, Scored
+    from training.evaluate import EvaluationClip
+
+MAX_SNR_DB = 100.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score: `against` None holds all against the first model; `rivals` adds the stock models of the promise.
+
+    `noise_db` is the signal-to-noise ratio of a second round with noise added.
+    """
+
+    models: tuple[str, ...]
+    data: Path
+    options: DecodingOptions = DecodingOptions()
+    against: str | None = None
+    vocabulary: Path | None = None
+    noise_db: float | None = None
+    rivals: bool = True
+
+
+class _Entry(NamedTuple):
+    model: str
+    facts: Facts
+
+
+def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
+    """Score every model of `request` on the same clips: those of `data`/validation where it exists, else all.
+
+    What the user wrote is checked before the first model is loaded. Raises DatasetError, UsageError, CheckpointError,
+    ArtifactError, RuntimeFailed, JobStopped.
+    """
+    from training.compare import compare
+    from training.scoring import basic_normalize
+    from training.vocabulary import read_vocabulary
+
+    if request.noise_db is not None and not -MAX_SNR_DB <= request.noise_db <= MAX_SNR_DB:
+        raise UsageError(f"--noise-db {request.noise_db:g}", "from 30 (hardly heard) over 10 (a busy room) down to -100")
+    asked = [*request.models, *([request.against] if request.against not in {None, *request.models} else [])]
+    entries = [_Entry(str(model), facts_of(str(model), cache)) for model in asked]
+    vocabulary = read_vocabulary(request.vocabulary) if request.vocabulary else None
+    reporter.stage("read")
+    clips = evaluation_clips(request.data, reporter)
+    if not any(basic_normalize(clip.text) for clip in clips):
+        raise DatasetError(f"{request.data}: no clip with a word to score on", "it needs recordings with transcripts")
+    if request.rivals:
+        entries += rivals(entries, cache)
+    scored = []
+    for place, entry in enumerate(entries):
+        try:
+            scored.append(_score(entry, clips, request, cache, reporter))
+        except (CheckpointError, UsageError) as error:
+            if place < len(asked):
+                raise
+            reporter.warning(f"left out {entry.model}: {error.message}")
+    return compare(
+        scored,
+        len(asked),
+        asked.index(request.against or asked[0]),
+        [clip.name for clip in clips],
+        vocabulary,
+        request.noise_db,
+    )
+
+
+def facts_of(model: str, cache: Path) -> Facts:
+    """What a tier, folder, id or exported file is. Raises UsageError or CheckpointError where there is no such model."""
+    from exporters.checkpoint import read_dims
+    from exporters.layout import tensors
+    from exporters.readers import check_ggml
+
+    path = Path(model).expanduser()
+    exported = path.is_file()
+    if not exported and path.suffix in {".bin", ".gguf", ".onnx"}:
+        raise UsageError(f"{model}: there is no such file", "name an exported file, a model folder, a tier or an id")
+    folder = path if exported else base_models.resolve(model, cache)
+    size_bytes = folder_bytes(path) if exported else sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+    try:
+        dims = check_ggml(path).dims if exported else read_dims(folder)
+    except IdiolectError:  # whether it can be used is for its runtime to say
+        return Facts(size_bytes=size_bytes)
+    tier = tier_of(dims.n_text_state, dims.n_text_layer, dims.n_vocab)
+    stock = model == tier or model in {known.repo for known in base_models.TIERS.values() if known.repo}
+    return Facts(tier, stock, sum(tensor.elements for tensor in tensors(dims)), size_bytes)
+
+
+def rivals(entries: Sequence[tuple[str, Facts]], cache: Path) -> list[_Entry]:
+    """The stock models on this machine that one of `entries` should match, and that are not among them."""
+    here = [tier for tier in base_models.TIERS if base_models.is_cached(tier, cache)]
+    present = {facts.tier for _, facts in entries if facts.stock}
+    wanted = dict.fromkeys(tier for _, tier in promised([facts for _, facts in entries], here) if tier not in present)
+    return [_Entry(tier, facts_of(tier, cache)) for tier in wanted]
+
+
+def missing_rivals(facts: Sequence[Facts]) -> list[str]:
+    """Stock models that would show the promise, where none of them is among the models."""
+    stock: Collection[str] = {each.tier for each in facts if each.stock}
+    if promised(facts, stock):
+        return []
+    return list(dict.fromkeys(tier for _, tier in promised(facts, base_models.TIERS)))
+
+
+def check_writable(path: Path) -> None:
+    """Raise UsageError unless a file can be written at `path`, before hours are spent on what it shall hold."""
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        reason = "is a folder" if path.is_dir() else f"{folder} {'cannot be written' if folder.is_dir() else 'is missing'}"
+        raise UsageError(f"cannot write {path}: {reason}", "name a file in a folder that exists and is yours")
+
+
+def _score(
+    entry: _Entry, clips: Sequence[EvaluationClip], request: Request, cache: Path, reporter: Reporter
+) -> Scored:
+    from training.compare import Scored
+    from training.evaluate import evaluate as score
+    from training.noise import add_noise
+
+    reporter.stage(f"score {entry.model}")
+    transcriber = open_model(entry.model, cache)
+    transcriber.name = entry.model
+    try:
+        clean = score(transcriber, clips, request.options, reporter)
+        if request.noise_db is None:
+            return Scored(clean, entry.facts)
+        reporter.stage(f"in noise {entry.model}")
+        noisy = [
+            replace(clip, pcm=add_noise(clip.pcm, request.noise_db, crc32(clip.name.encode(errors="replace"))))
+            for clip in clips
+        ]
+        return Scored(clean, entry.facts, score(transcriber, noisy, request.options, reporter))
+    finally:
+        transcriber.close()
