@@ -12,6 +12,7 @@ from idiolect.child import Reporter
 from idiolect.errors import UsageError
 
 if TYPE_CHECKING:
+    from daemon.paths import Paths
     from daemon.work.direct import Trained
 
 LORA_RANK = 32
@@ -160,20 +161,44 @@ def train(
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Tiers, model folders, Hugging Face ids or exports.")],
     data: Annotated[Path, typer.Option(help="Folder of recordings; its validation/ is used where it has one.")],
+    against: Annotated[
+        str | None, typer.Option(help="Model to hold the others against.", show_default="the first")
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            help="Words that matter, one a line, [name] begins a group.", show_default="what --against misses"
+        ),
+    ] = None,
+    noise_db: Annotated[
+        float | None, typer.Option(help="Score again with noise, the voice so many dB above it (10: a busy room).")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report to open in a browser, plots included.")] = None,
+    rivals: Annotated[
+        bool, typer.Option(help="Score the bigger stock models on this machine that a tuned one should match.")
+    ] = True,
     language: Language = "en",
     audio_context: Context = "dynamic",
     timestamps: Annotated[bool, typer.Option(help="Decode with timestamps.")] = False,
     json: Json = False,
 ) -> None:
-    """Score models on the same clips."""
-    from daemon.terminal import ProgressReporter, print_json, show_evaluations
-    from daemon.work import direct
+    """Score models on the same clips, and say which is better and how sure that is."""
+    from daemon.evaluate_view import show_comparison
+    from daemon.terminal import ProgressReporter, err, plain, print_json
+    from daemon.work import evaluation
+    from daemon.work.direct import stopping_on_interrupt
     from idiolect.transcriber import DecodingOptions
 
     options = DecodingOptions(language, audio_context, timestamps)
-    with ProgressReporter() as reporter, direct.stopping_on_interrupt(reporter):
-        found = [e.summary() for e in direct.evaluate(models, data, options, _cache(), reporter)]
-    print_json({"results": found}) if json else show_evaluations(found)
+    request = evaluation.Request(tuple(models), data, options, against, vocabulary, noise_db, rivals)
+    if html:
+        evaluation.check_writable(html)
+    with ProgressReporter() as reporter, stopping_on_interrupt(reporter):
+        found = evaluation.evaluate(request, _cache(), reporter)
+    print_json(found.to_json()) if json else show_comparison(found, evaluation.missing_rivals(found))
+    if html:
+        evaluation.write_report(html, found, _paths().store)
+        err.print(f"\nreport: {plain(str(html))}", soft_wrap=True)
 
 
 def export(
@@ -254,7 +279,11 @@ def _train_now(tier: str | None) -> None:
     typer.echo(f"training {', '.join(answer['tiers'])}{after}; see: idiolect status")
 
 
-def _cache() -> Path:
+def _paths() -> Paths:
     from daemon.paths import Paths
 
-    return Paths.at(None).cache
+    return Paths.at(None)
+
+
+def _cache() -> Path:
+    return _paths().cache

@@ -66,7 +66,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     )
     for index, column in enumerate(columns):
         numeric = bool(rows) and rows[0][index][:1] in "–0123456789+-"
-        made.add_column(column, justify="right" if numeric else "left", header_style="dim")
+        made.add_column(plain(column), justify="right" if numeric else "left", header_style="dim", overflow="fold")
     for row in rows:
         made.add_row(*map(plain, row))
     out.print(made)

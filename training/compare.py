@@ -45,6 +45,11 @@ class Interval:
     low: float | None
     high: float | None
 
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.rate:.1%}"
+        return f"{self.rate:.1%} ({self.low * 100:.1f}–{self.high * 100:.1f})"
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -55,6 +60,11 @@ class Difference:
     high: float
     verdict: Verdict
 
+    @property
+    def points(self) -> str:
+        """The difference and its interval in percentage points."""
+        return f"{self.mean * 100:+.1f} ({self.low * 100:+.1f} to {self.high * 100:+.1f})"
+
 
 @dataclass(frozen=True)
 class Recall:
@@ -62,6 +72,9 @@ class Recall:
 
     heard: int
     said: int
+
+    def __str__(self) -> str:
+        return f"{self.heard} ({self.heard / self.said:.0%})" if self.said else "–"
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,11 @@ class WorstClip:
     errors: int
     words: int
     alignment: tuple[Aligned, ...]
+
+    @property
+    def count(self) -> str:
+        """How many errors, in words."""
+        return f"{self.errors} {'error' if self.errors == 1 else 'errors'}, {self.words} words said"
 
 
 @dataclass(frozen=True)
@@ -121,6 +139,19 @@ class Comparison:
     vocabulary: Vocabulary
     with_terms: int
     noise_db: float | None
+
+    @property
+    def subject(self) -> int:
+        """The model it is about: the first that was asked for and is not the reference, if there is one."""
+        return next((place for place in range(self.asked) if place != self.reference), self.reference)
+
+    def places(self, group: str) -> list[int]:
+        """Where the terms of a group stand that were said, the most frequent first."""
+        recalls = self.results[self.reference].terms
+        found = [
+            place for place, term in enumerate(self.vocabulary.terms) if term.group == group and recalls[place].said
+        ]
+        return sorted(found, key=lambda place: -recalls[place].said)
 
     def never_said(self) -> list[str]:
         """Terms that no clip holds."""
@@ -206,10 +237,8 @@ def compare(
             scored=each,
             wer=_wer(each.clean, range(base.clips)),
             cer=_interval(each.clean.char_errors, each.clean.clip_chars),
-            versus=other and difference(each.clean, other),
-            terms=tuple(
-                Recall(sum(map(min, here, there)), sum(here)) for here, there in zip(said, heard, strict=True)
-            ),
+            versus=difference(each.clean, other) if other else None,
+            terms=tuple(Recall(sum(map(min, here, there)), sum(here)) for here, there in zip(said, heard, strict=True)),
             with_terms=_wer(each.clean, holding) if holding else None,
             without_terms=_wer(each.clean, rest) if holding and rest else None,
             with_terms_versus=difference(each.clean, other, holding) if other and holding else None,
@@ -266,7 +295,11 @@ def _wer(evaluation: Evaluation, kept: Sequence[int]) -> Interval:
 
 def _interval(errors: Sequence[int], units: Sequence[int]) -> Interval:
     rate, low, high = paired_bootstrap(errors, [0] * len(errors), units)
-    return Interval(rate, low, high) if len(errors) > 1 else Interval(rate, None, None)
+    if len(errors) < 2:
+        return Interval(rate, None, None)
+    if not any(errors) and sum(units):  # what was never seen cannot be drawn again: the rate that hides this well
+        high = 1 - 0.025 ** (1 / sum(units))
+    return Interval(rate, low, high)
 
 
 def _worst(evaluation: Evaluation, clips: Sequence[str]) -> tuple[WorstClip, ...]:

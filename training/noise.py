@@ -23,4 +23,4 @@ def add_noise(pcm: Pcm, snr_db: float, seed: int = 0) -> Pcm:
     if not power or not noise_power:
         return pcm
     noisy = pcm + noise * np.sqrt(power / noise_power) * 10 ** (-snr_db / 20)
-    return (noisy / max(1.0, float(np.abs(noisy).max()))).astype(np.float32)
+    return np.asarray(noisy / max(1.0, float(np.abs(noisy).max())), dtype=np.float32)

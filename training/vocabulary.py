@@ -33,10 +33,11 @@ class Term:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Terms and, in words, where they come from."""
+    """Terms and, in words, where they come from; `is_missed` where they were picked because a model missed them."""
 
     terms: tuple[Term, ...]
     source: str
+    is_missed: bool = False
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -56,7 +57,9 @@ def read_vocabulary(path: Path) -> Vocabulary:
         elif line and not line.startswith("#"):
             key = basic_normalize(line)
             if not key:
-                raise UsageError(f"{path}, line {number}: {line!r} holds no letter or digit", "write a word, or remove it")
+                raise UsageError(
+                    f"{path}, line {number}: {line!r} holds no letter or digit", "write a word, or remove it"
+                )
             terms.setdefault(key, Term(line, group))
     if not terms:
         raise UsageError(f"{path} holds no term", "write one term a line; a line like [names] begins a group")
@@ -66,4 +69,4 @@ def read_vocabulary(path: Path) -> Vocabulary:
 def missed_vocabulary(model: str, references: Sequence[str], hypotheses: Sequence[str]) -> Vocabulary:
     """The words that `model` missed most of the times they were said."""
     terms = tuple(Term(word, "missed words") for word in missed_terms(references, hypotheses))
-    return Vocabulary(terms, f"words that {model} missed")
+    return Vocabulary(terms, f"those that {model} missed", is_missed=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,14 +12,16 @@ from zlib import crc32
 from daemon.work.direct import evaluation_clips, open_model
 from idiolect.child import Reporter
 from idiolect.errors import CheckpointError, DatasetError, IdiolectError, UsageError
-from idiolect.files import folder_bytes
+from idiolect.files import folder_bytes, write_text
 from idiolect.transcriber import DecodingOptions
 from training import base_models
 from training.promise import Facts, promised, tier_of
 
 if TYPE_CHECKING:
+    from idiolect.wire import Release
     from training.compare import Comparison, Scored
     from training.evaluate import EvaluationClip
+    from training.svg import Line
 
 MAX_SNR_DB = 100.0
 
@@ -56,7 +58,9 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
     from training.vocabulary import read_vocabulary
 
     if request.noise_db is not None and not -MAX_SNR_DB <= request.noise_db <= MAX_SNR_DB:
-        raise UsageError(f"--noise-db {request.noise_db:g}", "from 30 (hardly heard) over 10 (a busy room) down to -100")
+        raise UsageError(
+            f"--noise-db {request.noise_db:g}", "from 30 (hardly heard) over 10 (a busy room) down to -100"
+        )
     asked = [*request.models, *([request.against] if request.against not in {None, *request.models} else [])]
     entries = [_Entry(str(model), facts_of(str(model), cache)) for model in asked]
     vocabulary = read_vocabulary(request.vocabulary) if request.vocabulary else None
@@ -85,7 +89,7 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
 
 
 def facts_of(model: str, cache: Path) -> Facts:
-    """What a tier, folder, id or exported file is. Raises UsageError or CheckpointError where there is no such model."""
+    """What a tier, folder, id or exported file is. Raises UsageError, CheckpointError where there is no such model."""
     from exporters.checkpoint import read_dims
     from exporters.layout import tensors
     from exporters.readers import check_ggml
@@ -95,7 +99,9 @@ def facts_of(model: str, cache: Path) -> Facts:
     if not exported and path.suffix in {".bin", ".gguf", ".onnx"}:
         raise UsageError(f"{model}: there is no such file", "name an exported file, a model folder, a tier or an id")
     folder = path if exported else base_models.resolve(model, cache)
-    size_bytes = folder_bytes(path) if exported else sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+    size_bytes = (
+        folder_bytes(path) if exported else sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+    )
     try:
         dims = check_ggml(path).dims if exported else read_dims(folder)
     except IdiolectError:  # whether it can be used is for its runtime to say
@@ -113,11 +119,11 @@ def rivals(entries: Sequence[tuple[str, Facts]], cache: Path) -> list[_Entry]:
     return [_Entry(tier, facts_of(tier, cache)) for tier in wanted]
 
 
-def missing_rivals(facts: Sequence[Facts]) -> list[str]:
-    """Stock models that would show the promise, where none of them is among the models."""
-    stock: Collection[str] = {each.tier for each in facts if each.stock}
-    if promised(facts, stock):
+def missing_rivals(comparison: Comparison) -> list[str]:
+    """Stock models that would show the promise, where none of them was at hand."""
+    if comparison.promises:
         return []
+    facts = [result.scored.facts for result in comparison.results]
     return list(dict.fromkeys(tier for _, tier in promised(facts, base_models.TIERS)))
 
 
@@ -125,13 +131,37 @@ def check_writable(path: Path) -> None:
     """Raise UsageError unless a file can be written at `path`, before hours are spent on what it shall hold."""
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        reason = "is a folder" if path.is_dir() else f"{folder} {'cannot be written' if folder.is_dir() else 'is missing'}"
+        reason = (
+            "is a folder" if path.is_dir() else f"{folder} {'cannot be written' if folder.is_dir() else 'is missing'}"
+        )
         raise UsageError(f"cannot write {path}: {reason}", "name a file in a folder that exists and is yours")
 
 
-def _score(
-    entry: _Entry, clips: Sequence[EvaluationClip], request: Request, cache: Path, reporter: Reporter
-) -> Scored:
+def write_report(path: Path, comparison: Comparison, store: Path) -> None:
+    """The whole comparison, and the releases of the store, as one HTML file. Raises UsageError, StoreError."""
+    from daemon.sync.releases import ReleaseStore
+    from training.report_html import report
+
+    manifest = ReleaseStore(store).manifest
+    try:
+        write_text(path, report(comparison, releases=release_lines(manifest.releases if manifest else [])))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", "name a file in a folder of yours") from error
+
+
+def release_lines(releases: Sequence[Release]) -> list[Line]:
+    """WER of the tuned and of the stock model over the releases, two lines for each tier."""
+    from training.svg import Line, Point
+
+    rows = []
+    for tier in dict.fromkeys(release.tier for release in releases):
+        own = sorted((release for release in releases if release.tier == tier), key=lambda release: release.number)
+        rows.append(Line(f"{tier}, tuned", tuple(Point(release.id, release.eval.wer_tuned) for release in own)))
+        rows.append(Line(f"{tier}, stock", tuple(Point(release.id, release.eval.wer_stock) for release in own)))
+    return rows
+
+
+def _score(entry: _Entry, clips: Sequence[EvaluationClip], request: Request, cache: Path, reporter: Reporter) -> Scored:
     from training.compare import Scored
     from training.evaluate import evaluate as score
     from training.noise import add_noise

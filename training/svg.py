@@ -1,0 +1,119 @@
+"""Small plots of error rates as inline SVG: bars with intervals, lines over steps. Colours come from the page's CSS."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH = 360  # of the drawing; a phone shows it about one to one
+_LEFT, _TOP, _PLOT_HEIGHT, _LABELS_HEIGHT = 40, 10, 160, 46
+_BAR_HEIGHT, _ROW_HEIGHT = 14, 46
+_VALUE_WIDTH = 50
+_TICK_CHARS = 10
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One rate as a fraction with its interval, where there is one; `is_marked` bars are drawn in another colour."""
+
+    label: str
+    rate: float
+    low: float | None = None
+    high: float | None = None
+    is_marked: bool = False
+
+
+@dataclass(frozen=True)
+class Point:
+    """A rate as a fraction at a step of the line, as its tick shall read."""
+
+    tick: str
+    rate: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named row of points, in order."""
+
+    label: str
+    points: tuple[Point, ...]
+
+
+def safe(text: object) -> str:
+    """Text from outside for HTML and SVG: no markup, no control or direction-changing character is left in it."""
+    return html.escape("".join(char if char.isprintable() else "\ufffd" for char in str(text)))
+
+
+def bars(title: str, rows: Sequence[Bar]) -> str:
+    """Horizontal bars from 0, label above, value at the end, the interval as a whisker."""
+    top = max([max(row.rate, row.high or 0.0) for row in rows] or [0.0]) or 1.0
+    scale = (WIDTH - _VALUE_WIDTH) / top
+    drawn = []
+    for index, row in enumerate(rows):
+        y = index * _ROW_HEIGHT
+        middle = y + 20 + _BAR_HEIGHT / 2
+        end = max(row.rate, row.high or 0.0) * scale
+        drawn += [
+            f'<text x="0" y="{y + 14}">{safe(row.label)}</text>',
+            f'<rect class="{"marked" if row.is_marked else "bar"}" x="0" y="{y + 20}" rx="2" '
+            f'width="{row.rate * scale:.1f}" height="{_BAR_HEIGHT}"/>',
+            f'<text class="value" x="{end + 6:.1f}" y="{middle + 4:.1f}">{row.rate:.1%}</text>',
+        ]
+        if row.low is not None and row.high is not None:
+            low, high = row.low * scale, row.high * scale
+            drawn.append(
+                f'<path class="whisker" d="M{low:.1f} {middle:.1f}H{high:.1f}'
+                f'M{low:.1f} {middle - 4:.1f}v8M{high:.1f} {middle - 4:.1f}v8"/>'
+            )
+    return _svg(title, len(rows) * _ROW_HEIGHT, drawn)
+
+
+def lines(title: str, rows: Sequence[Line]) -> str:
+    """Lines over evenly spaced steps from 0 upwards, each with its points, their intervals and a legend."""
+    ticks = list(dict.fromkeys(point.tick for row in rows for point in row.points))
+    points = [point for row in rows for point in row.points]
+    top = max([max(point.rate, point.high or 0.0) for point in points] or [0.0]) or 1.0
+    step = (WIDTH - _LEFT - 20) / max(1, len(ticks) - 1)
+    x = {tick: _LEFT + 10 + index * step for index, tick in enumerate(ticks)}
+
+    def y(rate: float) -> float:
+        return _TOP + _PLOT_HEIGHT * (1 - rate / top)
+
+    drawn = [
+        f'<path class="grid" d="M{_LEFT} {y(top * part):.1f}H{WIDTH}"/>'
+        f'<text class="tick" text-anchor="end" x="{_LEFT - 4}" y="{y(top * part) + 4:.1f}">{top * part:.0%}</text>'
+        for part in (0, 0.5, 1)
+    ]
+    shown = ticks[:: -(-len(ticks) * 60 // (WIDTH - _LEFT))]  # as many as have room
+    drawn += [
+        f'<text class="tick" text-anchor="middle" x="{x[tick]:.1f}" y="{y(0) + 16:.1f}">'
+        f"{safe(tick[:_TICK_CHARS])}</text>"
+        for tick in shown
+    ]
+    for number, row in enumerate(rows):
+        path = "L".join(f"{x[point.tick]:.1f} {y(point.rate):.1f}" for point in row.points)
+        drawn.append(f'<path class="line s{number % 4}" d="M{path}"/>' if row.points else "")
+        drawn += [
+            f'<path class="whisker" d="M{x[p.tick]:.1f} {y(p.low):.1f}V{y(p.high):.1f}"/>'
+            for p in row.points
+            if p.low is not None and p.high is not None
+        ]
+        drawn += [
+            f'<circle class="dot s{number % 4}" r="3.5" cx="{x[point.tick]:.1f}" cy="{y(point.rate):.1f}">'
+            f"<title>{safe(row.label)}, {safe(point.tick)}: {point.rate:.1%}</title></circle>"
+            for point in row.points
+        ]
+        legend = _TOP + _PLOT_HEIGHT + _LABELS_HEIGHT - 6 + 18 * number
+        drawn.append(
+            f'<path class="line s{number % 4}" d="M{_LEFT} {legend - 4}h22"/>'
+            f'<text x="{_LEFT + 30}" y="{legend}">{safe(row.label)}</text>'
+        )
+    return _svg(title, _TOP + _PLOT_HEIGHT + _LABELS_HEIGHT + 18 * len(rows), drawn)
+
+
+def _svg(title: str, height: float, drawn: Sequence[str]) -> str:
+    body = "\n".join(drawn)
+    return f'<svg role="img" viewBox="0 0 {WIDTH} {height}"><title>{safe(title)}</title>\n{body}\n</svg>'
