@@ -59,9 +59,9 @@ def _show_errors(comparison: Comparison) -> None:
     _section("Errors")
     rows = []
     for result in comparison.results:
-        versus = [result.versus.points, result.versus.verdict] if result.versus else ["–", "the reference"]
-        rows.append([result.label, str(result.wer), str(result.cer), *versus])
-    table("", ["model", "WER", "CER", f"points against {reference}", "it is"], rows)
+        versus = [result.versus.verdict, result.versus.points] if result.versus else ["the reference", "–"]
+        rows.append([result.label, str(result.wer), *versus, str(result.cer)])
+    table("", ["model", "WER", "it is", f"points against {reference}", "CER"], rows)
     _note(
         "WER: words wrong, missing or added, of 100 said; CER: the same of letters. In brackets the 95 % interval. "
         "better or worse: the whole interval of the difference lies on one side of 0; same: these clips cannot tell."

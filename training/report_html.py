@@ -13,7 +13,7 @@ from training.svg import Bar, Line, bars, lines, safe
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --dim: #5d6875; --page: #fff; --card: #f3f5f8; --rule: #d6dce3;
-  --bar: #7b93b3; --marked: #2f7d5b; --better: #1d7a4c; --worse: #b3261e; --sub: #8a5a00; --ins: #7a3fa0;
+  --bar: #7b93b3; --marked: #4fa07c; --better: #1d7a4c; --worse: #b3261e; --sub: #8a5a00; --ins: #7a3fa0;
   --s0: #2f6fb5; --s1: #2f7d5b; --s2: #b3621e; --s3: #7a3fa0 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e9ef; --dim: #9aa6b3; --page: #14181d; --card: #1f252c;
   --rule: #38424d; --bar: #6f8bb0; --marked: #55b389; --better: #6fd3a0; --worse: #ff8a80;
@@ -104,12 +104,12 @@ def _errors(comparison: Comparison) -> Iterator[str]:
     rows, counts = [], []
     for result in results:
         clean, name = result.scored.clean, safe(result.label)
-        versus = [result.versus.points, _verdict(result.versus)] if result.versus else ["–", "reference"]
-        rows.append([name, str(result.wer), str(result.cer), *versus])
+        versus = [_verdict(result.versus), result.versus.points] if result.versus else ["reference", "–"]
+        rows.append([name, str(result.wer), *versus, str(result.cer)])
         english = "–" if clean.wer_english is None else f"{clean.wer_english:.1%}"
         kinds = map(str, (clean.substitutions, clean.deletions, clean.insertions))
         counts.append([name, *kinds, f"{clean.loops:.1%}", english])
-    yield _table(["model", "WER", "CER", f"points against {safe(reference)}", "it is"], rows)
+    yield _table(["model", "WER", "it is", f"points against {safe(reference)}", "CER"], rows)
     yield _note(
         "WER: words wrong, missing or added, of 100 said; CER: the same of letters. In brackets the 95 % interval: "
         "drawn again and again from your clips, the figure falls into it 19 times of 20. Better or worse: the whole "

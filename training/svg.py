@@ -76,7 +76,7 @@ def lines(title: str, rows: Sequence[Line]) -> str:
     ticks = list(dict.fromkeys(point.tick for row in rows for point in row.points))
     points = [point for row in rows for point in row.points]
     top = max([max(point.rate, point.high or 0.0) for point in points] or [0.0]) or 1.0
-    step = (WIDTH - _LEFT - 20) / max(1, len(ticks) - 1)
+    step = (WIDTH - _LEFT - 40) / max(1, len(ticks) - 1)
     x = {tick: _LEFT + 10 + index * step for index, tick in enumerate(ticks)}
 
     def y(rate: float) -> float:

@@ -88,6 +88,25 @@ def test_recall_counts_occurrences_clip_by_clip() -> None:
     assert scoring.term_recall("mazgan", references, ["the Mazgan is new", "mazgan and moscow", "mazgan"]) == (2, 3)
 
 
+def test_a_term_may_have_several_words_and_is_no_part_of_another() -> None:
+    said = ["Machine-learning is machine learning", "machine learnings"]
+    assert scoring.occurrences("Machine Learning!", said) == [2, 0]
+    assert scoring.term_recall("c++", ["use c++ now", "cat"], ["use c now", "c"]) == (1, 1)
+
+
+def test_words_are_aligned_as_they_are_counted() -> None:
+    places = scoring.align("call anna now please", "call ann, now pretty please!")
+    assert [(*place, place.operation) for place in places] == [
+        ("call", "call", "equal"),
+        ("anna", "ann", "substitute"),
+        ("now", "now", "equal"),
+        ("", "pretty", "insert"),
+        ("please", "please", "equal"),
+    ]
+    assert scoring.align("a b", "") == (("a", ""), ("b", ""))
+    assert scoring.align("", "ghost") == (("", "ghost"),)
+
+
 def test_missed_terms_are_frequent_and_mostly_unheard() -> None:
     references = ["the arnona is paid", "arnona again", "more arnona", "rare zeroconf"]
     heard = ["the iron is paid", "arnona again", "more iron", "rare config"]
