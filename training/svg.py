@@ -87,7 +87,7 @@ def lines(title: str, rows: Sequence[Line]) -> str:
         f'<text class="tick" text-anchor="end" x="{_LEFT - 4}" y="{y(top * part) + 4:.1f}">{top * part:.0%}</text>'
         for part in (0, 0.5, 1)
     ]
-    shown = ticks[:: -(-len(ticks) * 60 // (WIDTH - _LEFT))]  # as many as have room
+    shown = ticks[:: max(1, -(-len(ticks) * 60 // (WIDTH - _LEFT)))]  # as many as have room
     drawn += [
         f'<text class="tick" text-anchor="middle" x="{x[tick]:.1f}" y="{y(0) + 16:.1f}">'
         f"{safe(tick[:_TICK_CHARS])}</text>"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from daemon.work.direct import evaluation_clips, open_model
@@ -42,11 +42,6 @@ class Request:
     rivals: bool = True
 
 
-class _Entry(NamedTuple):
-    model: str
-    facts: Facts
-
-
 def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
     """Score every model of `request` on the same clips: those of `data`/validation where it exists, else all.
 
@@ -61,28 +56,25 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
         raise UsageError(
             f"--noise-db {request.noise_db:g}", "from 30 (hardly heard) over 10 (a busy room) down to -100"
         )
-    asked = [*request.models, *([request.against] if request.against not in {None, *request.models} else [])]
-    entries = [_Entry(str(model), facts_of(str(model), cache)) for model in asked]
+    reference = request.against or request.models[0]
+    asked = [*request.models, *([] if reference in request.models else [reference])]
+    facts = [facts_of(model, cache) for model in asked]
     vocabulary = read_vocabulary(request.vocabulary) if request.vocabulary else None
     reporter.stage("read")
     clips = evaluation_clips(request.data, reporter)
     if not any(basic_normalize(clip.text) for clip in clips):
         raise DatasetError(f"{request.data}: no clip with a word to score on", "it needs recordings with transcripts")
-    if request.rivals:
-        entries += rivals(entries, cache)
-    scored = []
-    for place, entry in enumerate(entries):
+    scored = [_score(model, fact, clips, request, cache, reporter) for model, fact in zip(asked, facts, strict=True)]
+    for rival in rivals(facts, cache) if request.rivals else ():
         try:
-            scored.append(_score(entry, clips, request, cache, reporter))
+            scored.append(_score(rival, facts_of(rival, cache), clips, request, cache, reporter))
         except (CheckpointError, UsageError) as error:
-            if place < len(asked):
-                raise
-            reporter.warning(f"left out {entry.model}: {error.message}")
+            reporter.warning(f"left out {rival}: {error.message}")
     return compare(
         scored,
         len(asked),
-        asked.index(request.against or asked[0]),
-        [clip.name for clip in clips],
+        asked.index(reference),
+        [clip.name.encode(errors="replace").decode() for clip in clips],  # a file name may be no UTF-8
         vocabulary,
         request.noise_db,
     )
@@ -111,12 +103,11 @@ def facts_of(model: str, cache: Path) -> Facts:
     return Facts(tier, stock, sum(tensor.elements for tensor in tensors(dims)), size_bytes)
 
 
-def rivals(entries: Sequence[tuple[str, Facts]], cache: Path) -> list[_Entry]:
-    """The stock models on this machine that one of `entries` should match, and that are not among them."""
+def rivals(models: Sequence[Facts], cache: Path) -> list[str]:
+    """The stock models on this machine that one of `models` should match, and that are not among them."""
     here = [tier for tier in base_models.TIERS if base_models.is_cached(tier, cache)]
-    present = {facts.tier for _, facts in entries if facts.stock}
-    wanted = dict.fromkeys(tier for _, tier in promised([facts for _, facts in entries], here) if tier not in present)
-    return [_Entry(tier, facts_of(tier, cache)) for tier in wanted]
+    present = {model.tier for model in models if model.stock}
+    return list(dict.fromkeys(tier for _, tier in promised(models, here) if tier not in present))
 
 
 def missing_rivals(comparison: Comparison) -> list[str]:
@@ -161,23 +152,25 @@ def release_lines(releases: Sequence[Release]) -> list[Line]:
     return rows
 
 
-def _score(entry: _Entry, clips: Sequence[EvaluationClip], request: Request, cache: Path, reporter: Reporter) -> Scored:
+def _score(
+    model: str, facts: Facts, clips: Sequence[EvaluationClip], request: Request, cache: Path, reporter: Reporter
+) -> Scored:
     from training.compare import Scored
     from training.evaluate import evaluate as score
     from training.noise import add_noise
 
-    reporter.stage(f"score {entry.model}")
-    transcriber = open_model(entry.model, cache)
-    transcriber.name = entry.model
+    reporter.stage(f"score {model}")
+    transcriber = open_model(model, cache)
+    transcriber.name = model
     try:
         clean = score(transcriber, clips, request.options, reporter)
         if request.noise_db is None:
-            return Scored(clean, entry.facts)
-        reporter.stage(f"in noise {entry.model}")
+            return Scored(clean, facts)
+        reporter.stage(f"in noise {model}")
         noisy = [
             replace(clip, pcm=add_noise(clip.pcm, request.noise_db, crc32(clip.name.encode(errors="replace"))))
             for clip in clips
         ]
-        return Scored(clean, entry.facts, score(transcriber, noisy, request.options, reporter))
+        return Scored(clean, facts, score(transcriber, noisy, request.options, reporter))
     finally:
         transcriber.close()

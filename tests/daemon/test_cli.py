@@ -116,6 +116,9 @@ def test_models_and_profiles_are_listed(home: Path) -> None:
         (["export", "nano", "--format", "ggml", "--quant", "q9"], "q9"),
         (["models", "fetch", "tinny"], "no base model is called 'tinny'"),
         (["transcribe", "nowhere.wav", "--model", "nano"], "nowhere.wav"),
+        (["evaluate", "nano", "--data", "nowhere"], "no such folder"),
+        (["evaluate", "nano", "--data", ".", "--html", "nowhere/report.html"], "cannot write nowhere/report.html"),
+        (["evaluate", "nano", "--data", ".", "--vocabulary", "."], "cannot read ."),
     ],
 )
 @pytest.mark.torch
@@ -164,6 +167,14 @@ def test_train_evaluate_export_transcribe_by_hand(home: Path, tmp_path: Path, vo
     assert [result["model"] for result in results] == [str(file), "nano", str(tmp_path / "me")]
     assert {"clips", "wer", "cer", "wer_english", "normalizer", "loops", "rtf"} <= results[0].keys()
     assert all(result["wer"] < 0.5 for result in results)
+    assert results[1]["versus"]["verdict"] == "too little to judge"  # 8 clips
+    assert results[0]["size_bytes"] == file.stat().st_size
+    page = tmp_path / "report.html"
+    arguments = ("--data", tmp_path / "dataset", "--against", "nano", "--noise-db", "10", "--html", page)
+    shown = idiolect("evaluate", file, *arguments, home=home)
+    assert "too little to judge" in shown.stdout
+    assert str(page) in shown.stderr
+    assert page.read_text().startswith("<!doctype html>")
 
     audio = tmp_path / "dataset" / "validation" / "audio000.ogg"
     heard = json.loads(idiolect("transcribe", audio, "--model", file, "--json", home=home).stdout)
