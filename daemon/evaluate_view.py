@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MODELS_ABREAST = 4  # columns of a table that has a row for each term
 TERMS_SHOWN = 12  # of each group
+LINES_SHOWN = 3  # of a clip's words: an output in loops is long
 _MARKS = {"substitute": "yellow", "delete": "red", "insert": "magenta", "equal": ""}
 
 
@@ -141,7 +142,7 @@ def _show_costs(results: Sequence[Result]) -> None:
         rows.append(
             [
                 result.label,
-                f"{1 / clean.rtf:.0f} × ({clean.rtf:.3f})" if clean.rtf else "–",
+                f"{1 / clean.rtf:.1f} × ({clean.rtf:.3f})" if clean.rtf else "–",
                 megabytes(clean.peak_memory_bytes),
                 f"{facts.parameters / 1e6:.1f} M" if facts.parameters else "–",
                 megabytes(facts.size_bytes) if facts.size_bytes else "–",
@@ -159,8 +160,11 @@ def _show_worst(result: Result) -> None:
     _note("[yellow]other word[/] [red]missing[/] [magenta]added[/]", markup=True)
     for clip in result.worst:
         out.print(f"{plain(clip.clip)}: {clip.count}", soft_wrap=True)
-        for said, heard in _aligned(clip, out.width - 4):
+        lines = list(_aligned(clip, out.width - 4))
+        for said, heard in lines[:LINES_SHOWN]:
             out.print(f"    {said}\n    {heard}", soft_wrap=True)
+        if len(lines) > LINES_SHOWN:
+            out.print("    …")
 
 
 def _aligned(clip: WorstClip, width: int) -> Iterator[tuple[str, str]]:

@@ -297,7 +297,7 @@ def _interval(errors: Sequence[int], units: Sequence[int]) -> Interval:
     rate, low, high = paired_bootstrap(errors, [0] * len(errors), units)
     if len(errors) < 2:
         return Interval(rate, None, None)
-    if not any(errors) and sum(units):  # what was never seen cannot be drawn again: the rate that hides this well
+    if not any(errors) and any(units):  # what was never seen cannot be drawn again: the rate that hides this well
         high = 1 - 0.025 ** (1 / sum(units))
     return Interval(rate, low, high)
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from training.compare import Comparison, Difference, Interval, Result, WorstClip
 from training.svg import Bar, Line, bars, lines, safe
 
+WORDS_SHOWN = 80  # of a clip: an output in loops is long
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --dim: #5d6875; --page: #fff; --card: #f3f5f8; --rule: #d6dce3;
   --bar: #7b93b3; --marked: #4fa07c; --better: #1d7a4c; --worse: #b3261e; --sub: #8a5a00; --ins: #7a3fa0;
@@ -178,7 +179,7 @@ def _costs(comparison: Comparison) -> Iterator[str]:
         rows.append(
             [
                 safe(result.label),
-                f"{1 / clean.rtf:.0f} ×" if clean.rtf else "–",
+                f"{1 / clean.rtf:.1f} ×" if clean.rtf else "–",
                 f"{clean.rtf:.3f}",
                 _megabytes(clean.peak_memory_bytes),
                 f"{facts.parameters / 1e6:.1f} M" if facts.parameters else "–",
@@ -215,8 +216,9 @@ def _clip(clip: WorstClip) -> str:
     }
     words = "\n".join(
         f'<span class="{place.operation}">{marked[place.operation](safe(place.said), safe(place.heard))}</span>'
-        for place in clip.alignment
+        for place in clip.alignment[:WORDS_SHOWN]
     )
+    words += " …" if len(clip.alignment) > WORDS_SHOWN else ""
     count = f'<span class="dim">{clip.count}</span>'
     return f'<div class="clip">{safe(clip.clip)} {count}<div class="words" dir="auto">{words}</div></div>'
 

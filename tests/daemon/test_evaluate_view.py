@@ -61,6 +61,12 @@ def test_words_stand_above_each_other(shown: Callable[[Comparison, int], str]) -
     assert "·" in below
 
 
+def test_an_output_in_loops_does_not_fill_the_screen(shown: Callable[[Comparison, int], str]) -> None:
+    text = shown(compared(["call anna"], {"nano": ["call " * 200]}), 80)
+    assert text.splitlines()[-1].strip() == "…"
+    assert text.count("call") < 60
+
+
 def test_the_promise_comes_first(shown: Callable[[Comparison, int], str]) -> None:
     facts = {"me": Facts("tiny"), "base": Facts("base", stock=True)}
     text = shown(compared(SAID, {"me": SAID, "base": HEARD}, facts), 100)

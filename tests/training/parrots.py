@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,10 +53,10 @@ def heard(name: str, said: Sequence[str], answers: Sequence[str]) -> Evaluation:
 
 def compared(
     said: Sequence[str],
-    answers: dict[str, Sequence[str]],
-    facts: dict[str, Facts] | None = None,
+    answers: Mapping[str, Sequence[str]],
+    facts: Mapping[str, Facts] | None = None,
     vocabulary: Vocabulary | None = None,
-    noisy: dict[str, Sequence[str]] | None = None,
+    noisy: Mapping[str, Sequence[str]] | None = None,
     names: Sequence[str] = (),
 ) -> Comparison:
     """Models by name with their answers, held against the first."""
