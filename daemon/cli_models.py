@@ -195,10 +195,10 @@ def evaluate(
         evaluation.check_writable(html)
     with ProgressReporter() as reporter, stopping_on_interrupt(reporter):
         found = evaluation.evaluate(request, _cache(), reporter)
-    print_json(found.to_json()) if json else show_comparison(found, evaluation.missing_rivals(found))
     if html:
         evaluation.write_report(html, found, _paths().store)
-        err.print(f"\nreport: {plain(str(html))}", soft_wrap=True)
+        err.print(f"report: {plain(str(html))}", soft_wrap=True)
+    print_json(found.to_json()) if json else show_comparison(found, evaluation.missing_rivals(found))
 
 
 def export(
