@@ -81,13 +81,13 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
 
 
 def facts_of(model: str, cache: Path) -> Facts:
-    """What a tier, folder, id or exported file is. Raises UsageError, CheckpointError where there is no such model."""
+    """What a tier, folder, id or export is. Raises UsageError, CheckpointError where there is no such model."""
     from exporters.checkpoint import read_dims
+    from exporters.kinds import dims_of, find_kind
     from exporters.layout import tensors
-    from exporters.readers import check_ggml
 
     path = Path(model).expanduser()
-    exported = path.is_file()
+    exported = path.exists() and find_kind(path) is not None
     if not exported and path.suffix in {".bin", ".gguf", ".onnx"}:
         raise UsageError(f"{model}: there is no such file", "name an exported file, a model folder, a tier or an id")
     folder = path if exported else base_models.resolve(model, cache)
@@ -95,7 +95,7 @@ def facts_of(model: str, cache: Path) -> Facts:
         folder_bytes(path) if exported else sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
     )
     try:
-        dims = check_ggml(path).dims if exported else read_dims(folder)
+        dims = dims_of(path) if exported else read_dims(folder)
     except IdiolectError:  # whether it can be used is for its runtime to say
         return Facts(size_bytes=size_bytes)
     tier = tier_of(dims.n_text_state, dims.n_text_layer, dims.n_vocab)

@@ -124,8 +124,13 @@ def test_missing_rivals_are_named_for_tuned_models_alone() -> None:
 
 
 def test_a_model_is_known_by_its_files(cache: Path, nano: Path, tmp_path: Path) -> None:
-    from exporters import export_file
+    from exporters import export_file, export_to
 
+    export_to(nano, "onnx", "int8", tmp_path / "onnx")
+    assert (facts_of(str(tmp_path / "onnx"), cache).tier, facts_of(str(tmp_path / "onnx"), cache).stock) == (
+        "nano",
+        False,
+    )
     stock, folder = facts_of("nano", cache), facts_of(str(nano), cache)
     assert (stock.tier, stock.stock, stock.parameters) == ("nano", True, 8_818_560)
     assert (folder.tier, folder.stock) == ("nano", False)
