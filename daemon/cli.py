@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from daemon import cli_models, cli_resident, cli_sync
-from idiolect.errors import IdiolectError
+from idiolect.errors import IdiolectError, UsageError
 
 app = typer.Typer(
     name="idiolect",
@@ -26,18 +26,23 @@ cli_models.add_to(app)
 cli_sync.add_to(app)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"idiolect {version('idiolect')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     home: Annotated[
         Path | None, typer.Option(help="Keep everything (settings, state, recordings) under this folder.")
     ] = None,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"idiolect {installed('idiolect')}")
-        raise typer.Exit
     if home is not None:
         os.environ["IDIOLECT_HOME"] = str(home.expanduser().absolute())
 
@@ -66,13 +71,15 @@ def _home_anywhere(arguments: list[str]) -> tuple[list[str], list[str]]:
     remaining = iter(arguments)
     for argument in remaining:
         if argument == "--":
-            return [*rest, argument, *remaining], home
+            rest += [argument, *remaining]
         if argument == "--home":
-            home = ["--home", *(value for value in [next(remaining, None)] if value is not None)]
+            home = ["--home", next(remaining, "")]
         elif argument.startswith("--home="):
-            home = [argument]
+            home = ["--home", argument.partition("=")[2]]
         else:
             rest.append(argument)
+    if home and (not home[1] or home[1].startswith("-")):
+        raise UsageError(f"--home {home[1]!r} is no folder", "name one: --home DIR")
     return rest, home
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from idiolect.child import Reporter
-from idiolect.errors import UsageError
+from idiolect.errors import IdiolectError, UsageError
 
 if TYPE_CHECKING:
     from daemon.paths import Paths
@@ -83,7 +83,7 @@ def fetch_models(models: Annotated[list[str], typer.Argument(help="Tiers or Hugg
     for model in models:
         with ProgressReporter() as reporter:
             reporter.stage(f"fetch {model}")
-            folder = base_models.fetch(model, cache, lambda done, total: reporter.progress(done, total, "MB"))
+            folder = base_models.fetch(model, cache, lambda done, total: reporter.progress(done, total, "bytes"))
         out.print(f"{model}: {folder}", markup=False, soft_wrap=True)
 
 
@@ -229,17 +229,23 @@ def transcribe(
     json: Json = False,
 ) -> None:
     """Write down what is said in audio files."""
-    from daemon.terminal import print_json
+    from daemon.terminal import print_json, show_error
     from daemon.work import direct
     from idiolect.transcriber import DecodingOptions
 
     results: list[dict[str, Any]] = []
     for file, heard in direct.transcribe(model, files, DecodingOptions(language, audio_context), _cache()):
+        if isinstance(heard, IdiolectError):
+            results.append({"file": str(file), "error": heard.message})
+            show_error(heard)
+            continue
         results.append({"file": str(file), "text": heard.text, "duration_s": heard.duration_s})
         if not json:
             typer.echo(heard.text if len(files) == 1 else f"{file}: {heard.text}")
     if json:
         print_json({"results": results})
+    if any("error" in result for result in results):
+        raise typer.Exit(1)
 
 
 def wer(

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from idiolect.errors import UsageError
+from idiolect.files import is_safe_relpath
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -38,6 +41,7 @@ def pull(
     profile: Annotated[str, typer.Option(help="Device profile to pull for.")],
     into: Annotated[Path | None, typer.Option(help="Folder that always holds the newest model.")] = None,
     url: Annotated[str | None, typer.Option(help="The service's address, where it cannot be found by itself.")] = None,
+    service: Annotated[str, typer.Option(help="Which service, by label or id, where there are several.")] = "",
     json: Json = False,
 ) -> None:
     """Find the service on the network and get the newest model."""
@@ -45,10 +49,14 @@ def pull(
     from daemon.terminal import ProgressReporter, megabytes, out, print_json
     from idiolect.client import Client
 
+    if "/" in profile or not is_safe_relpath(profile):
+        raise UsageError(f"no profile is called {profile!r}", "see: idiolect profiles")
     folder = into or Paths.at(None).models / profile
     with ProgressReporter() as reporter:
         reporter.stage(f"pull {profile}")
-        pulled = Client(folder, profile, url=url).pull(lambda done, total: reporter.progress(done, total, "MB"))
+        pulled = Client(folder, profile, url=url, service=service).pull(
+            lambda done, total: reporter.progress(done, total, "bytes")
+        )
     files = [str(file) for file in pulled.files]
     if json:
         print_json(

@@ -30,6 +30,7 @@ from training.base_models import NANO_ARCHIVE
 from training.split import side
 
 VOICES = NANO_ARCHIVE.parent / "voices"
+VOCABULARY = "vocabulary.txt"  # a voice's words that nano never met
 MARKER = ".idiolect-demo"
 FIRST_BATCH_SHARE = 0.25
 TIMEOUT_S = 900.0
@@ -183,7 +184,9 @@ def _devices(home: Path, voice: str, recordings: Sequence[Recording], run: dict[
     heard = _held_out(home / "held-out", recordings)
     stock = phone / "stock-nano-q4_0.bin"
     _call("export", "nano", "--format", "ggml", "--quant", "q4_0", "--outfile", stock, home=phone)
-    on_phone = _json("evaluate", stock, pulled["files"][0], "--data", heard, "--json", home=phone)["results"]
+    words = VOICES / voice / VOCABULARY
+    listed = ("--vocabulary", words) if words.exists() else ()
+    on_phone = _json("evaluate", stock, pulled["files"][0], "--data", heard, *listed, "--json", home=phone)["results"]
     _json("pull", "--profile", PROFILES[1], "--into", desktop, "--json", home=home)
     file = next(desktop.glob("*.bin"))
     stock = home / "stock-nano-q5_0.bin"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,9 @@ def initialise(paths: Paths) -> Iterator[str]:
     else:
         yield f"1. The stock models are here:  {', '.join(config.training.tiers)}"
     yield f"2. Put recordings (NAME.wav and what was said in NAME.txt) into {folders[0]}"
-    yield "3. Start the daemon:           idiolect run"
-    yield "   and see what it does:       idiolect status"
+    at_home = f" --home {home}" if (home := os.environ.get("IDIOLECT_HOME")) else ""
+    yield f"3. Start the daemon:           idiolect{at_home} run"
+    yield f"   and see what it does:       idiolect{at_home} status"
 
 
 def describe_run(paths: Paths, runs: Sequence[dict[str, Any]], number: str) -> dict[str, Any]:
@@ -81,23 +83,35 @@ def export_model(
     """Export by profile or by format, to a file or folder; explicit values win. Raises UsageError, CheckpointError."""
     import exporters
 
-    name = "idiolect.bin"
+    profile = None
     if profile_name is not None:
         profiles = known_profiles(paths)
         if profile_name not in profiles:
             raise UsageError(f"no device profile is called {profile_name!r}", f"choose one of {', '.join(profiles)}")
         profile = profiles[profile_name]
         format, quantization = format or profile.format, quantization or profile.quantization
-        name = profile.artifact_name()
     if format is None or quantization is None:
         raise UsageError(
             "what to export is not said", "--profile android-futo, or --format ggml --quant q5_0 --outfile F"
         )
     folder = base_models.resolve(model, paths.cache)
-    outfile = outfile or Path(name)
+    if outfile is None:
+        outfile = Path(_artifact_name(profile, folder, quantization) if profile else "idiolect.bin")
+        if outfile.exists():
+            raise UsageError(f"{outfile} exists already", "name it to replace it, or another: --outfile F")
     if outfile.is_dir() and any(outfile.iterdir()):
         raise UsageError(f"{outfile} is a folder with something in it", "move it away, or name another: --outfile F")
     return outfile, exporters.export_to(folder, format, quantization, outfile, reporter)
+
+
+def _artifact_name(profile: Profile, checkpoint: Path, quantization: str) -> str:
+    """The profile's name for an artifact of this very model and quantization."""
+    from exporters.checkpoint import read_dims
+    from training.promise import tier_of
+
+    dims = read_dims(checkpoint)
+    tier = tier_of(dims.n_text_state, dims.n_text_layer, dims.n_vocab) or profile.tier
+    return profile.model_copy(update={"tier": tier, "quantization": quantization}).artifact_name()
 
 
 def score_files(reference: Path, hypothesis: Path) -> dict[str, Any]:

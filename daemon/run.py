@@ -229,7 +229,10 @@ class Daemon:
 
     async def _command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if command == "train":
-            return self._train_now(arguments.get("tier"))
+            tier = arguments.get("tier")
+            if not isinstance(tier, str | None):
+                raise UsageError(f"tier {tier!r} is no name", "name one of [training] tiers")
+            return self._train_now(tier)
         if command == "rescan":
             await self._intake.rescan()
         if command == "stop":

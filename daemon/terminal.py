@@ -108,7 +108,7 @@ class ProgressReporter(Reporter):
             name = plain(str(data["name"]))
             self._task = self._progress.add_task(name, total=None, count="", note="")
         elif message.kind == "progress" and self._task is not None:
-            count = f"{_amount(data['done'])}/{_amount(data['total'])} {data['unit']}"
+            count = _count(data["done"], data["total"], data["unit"])
             self._progress.update(self._task, completed=data["done"], total=data["total"], count=count)
         elif message.kind == "metric" and self._task is not None:
             note = ", ".join(f"{key} {value:.3g}" for key, value in data.items() if key in {"loss", "select_errors"})
@@ -155,5 +155,7 @@ def show_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> None:
     table(title, ["model", "runtime", "WER", "CER", "WER (English)", "loops", "speed", "memory"], rows)
 
 
-def _amount(value: float) -> str:
-    return megabytes(value)[:-3] if value > 1e6 else f"{value:g}"
+def _count(done: float, total: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{done / 1e6:.1f}/{megabytes(total)}"
+    return f"{done:g}/{total:g} {unit}"

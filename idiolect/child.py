@@ -83,7 +83,7 @@ class Reporter:
     def check_stop(self) -> None:
         """Raise JobStopped when asked to stop."""
         if self.stop.is_set():
-            raise JobStopped("stopped", "it continues where it was when it is started again")
+            raise JobStopped("stopped", "start it again: a training goes on where it was")
 
 
 class CallbackReporter(Reporter):

@@ -188,7 +188,10 @@ class Client:
         services = find(min(self._timeout_s, FIND_S), wanted)
         if len(services) > 1:
             names = ", ".join(f"{service.label} ({service.id})" for service in services)
-            raise ServiceNotFound(f"there is more than one service: {names}", "choose one by its label, id or address")
+            raise ServiceNotFound(
+                f"there is more than one service: {names}",
+                "choose one by its label or id (--service), or by its address (--url)",
+            )
         return services[0] if services else None
 
     def _verified(self, reply: fetch.Reply, state: State, url: str, repo: str) -> Manifest:

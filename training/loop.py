@@ -79,9 +79,11 @@ class Run:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True))
         if self.processes.count == 1:  # several must stop at the same step
-            for layer in (*model.model.encoder.layers, *model.model.decoder.layers):  # a large model's step is slow
-                layer.register_forward_pre_hook(self._stop_here)
-                layer.register_full_backward_pre_hook(self._stop_here)
+            for layers in (model.model.encoder.layers, model.model.decoder.layers):  # a large model's step is slow
+                for layer in layers:
+                    layer.register_forward_pre_hook(self._stop_here)
+                for layer in layers[1:]:  # what the first is given has no gradient where adapters alone are trained
+                    layer.register_full_backward_pre_hook(self._stop_here)
         tokens = sum(len(example.tokens) + 1 for example in train) / len(train)
         self.nominal_tokens = tokens * min(settings.batch_size or 1, len(train))
         self._plan_steps()

@@ -108,20 +108,25 @@ def evaluation_clips(folder: Path, reporter: Reporter) -> list[EvaluationClip]:
 
 def transcribe(
     model: str, files: Sequence[Path], options: DecodingOptions, cache: Path
-) -> Iterator[tuple[Path, Transcription]]:
-    """Each file's text; audio longer than 30 s is cut into windows at the quietest point near their ends.
+) -> Iterator[tuple[Path, Transcription | AudioError]]:
+    """Each file's text, or why it has none; audio longer than 30 s is cut at the quietest point near a window's end.
 
-    Raises AudioError, UsageError, CheckpointError, ArtifactError, RuntimeFailed.
+    Raises UsageError, CheckpointError, ArtifactError, RuntimeFailed.
     """
     from training.audio import decode
 
-    for file in files:
-        if not file.is_file():
-            raise UsageError(f"{file}: there is no such file", "name audio files")
     transcriber = open_model(model, cache)
     try:
         for file in files:
-            answers = [transcriber.transcribe(window, options) for window in windows(decode(file))]
+            try:
+                if not file.is_file():
+                    reason = "not a regular file" if file.exists() else "there is no such file"
+                    raise AudioError(f"{file}: {reason}", "name audio files")
+                pcm = decode(file)
+            except AudioError as error:
+                yield file, error
+                continue
+            answers = [transcriber.transcribe(window, options) for window in windows(pcm)]
             text = " ".join(answer.text for answer in answers if answer.text)
             yield (
                 file,

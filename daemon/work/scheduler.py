@@ -71,7 +71,9 @@ def next_action(snapshot: Snapshot, settings: Training, now: float) -> Action:
             reason = f"{state.interrupted_run} was interrupted; it goes on where it was"
             return Action("train", reason, state.tier, state.interrupted_run)
     if not snapshot.ready_clips:
-        return Action("wait", "no recording with a transcript yet")
+        missing = " ".join(dict.fromkeys(state.base or state.tier for state in snapshot.tiers if not state.cached))
+        fetch = f"; stock weights are missing, run `idiolect models fetch {missing}`" if missing else ""
+        return Action("wait", f"no recording with a transcript yet{fetch}")
     for state in snapshot.tiers:
         if state.forced and state.cached:
             return Action("train", f"asked for; training {state.tier}", state.tier)

@@ -48,6 +48,17 @@ def test_home_counts_wherever_it_stands(home: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "unused").exists()
 
 
+@pytest.mark.torch
+def test_an_export_is_named_after_what_it_is_and_replaces_nothing_unasked(home: Path, tmp_path: Path) -> None:
+    command = ["export", "nano", "--profile", "android-futo", "--quant", "q5_0"]
+    assert idiolect(*command, home=home, cwd=tmp_path).returncode == 0
+    assert [path.name for path in tmp_path.glob("*.bin")] == ["idiolect-nano-q5_0.bin"]
+    again = idiolect(*command, home=home, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+    assert idiolect(*command, "--outfile", "idiolect-nano-q5_0.bin", home=home, cwd=tmp_path).returncode == 0
+
+
 def test_an_export_replaces_no_folder_with_something_in_it(home: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
@@ -117,6 +128,9 @@ def test_models_and_profiles_are_listed(home: Path) -> None:
         (["models", "fetch", "tinny"], "no base model is called 'tinny'"),
         (["transcribe", "nowhere.wav", "--model", "nano"], "nowhere.wav"),
         (["evaluate", "nano", "--data", "nowhere"], "no such folder"),
+        (["pull", "--profile", "../x"], "no profile is called '../x'"),
+        (["init", "--home", ""], "--home '' is no folder"),
+        (["status", "--home"], "--home '' is no folder"),
         (["evaluate", "nano", "--data", ".", "--html", "nowhere/report.html"], "cannot write nowhere/report.html"),
         (["evaluate", "nano", "--data", ".", "--vocabulary", "."], "cannot read ."),
     ],
@@ -127,6 +141,25 @@ def test_mistakes_end_in_a_message_and_a_status(home: Path, tmp_path: Path, argu
     assert done.returncode in {1, 2, 3}
     assert said in done.stderr.replace("\n", " ")
     assert "→" in done.stderr
+
+
+def test_version(home: Path) -> None:
+    done = idiolect("--version", home=home)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "idiolect")
+
+
+@pytest.mark.torch
+def test_a_bad_file_does_not_keep_the_others_from_being_heard(home: Path, tmp_path: Path, voices: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    good = next((voices / "human").glob("*.ogg"))
+    done = idiolect(
+        "transcribe", "nowhere.wav", "empty.wav", good, "--model", "nano", "--json", home=home, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    missing, empty, heard = json.loads(done.stdout)["results"]
+    assert "no such file" in missing["error"]
+    assert "empty" in empty["error"]
+    assert heard["text"]
 
 
 def test_help_names_every_command(home: Path) -> None:

@@ -153,8 +153,9 @@ async def test_weights_that_are_not_here_are_asked_for_never_fetched(
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(paths.state / "no-such-cache"))
     async with living(daemon(paths, config=changed(training={"tiers": ("tiny",)}))) as one:
+        assert "idiolect models fetch tiny" in one.status()["next"]["reason"]
         record(paths, 0)
-        await until(lambda: "idiolect models fetch tiny" in one.status()["next"]["reason"])
+        await until(lambda: "not on this machine" in one.status()["next"]["reason"])
         with pytest.raises(CheckpointError, match="idiolect models fetch tiny"):
             await asyncio.to_thread(ask, paths, "train")
         assert states(one) == []

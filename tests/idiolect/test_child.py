@@ -101,7 +101,7 @@ def test_asked_to_stop(start: Start, how: str) -> None:
     (error,) = messages(child)
     raised = error_from(error)
     assert isinstance(raised, JobStopped)
-    assert "continues" in raised.hint
+    assert "goes on where it was" in raised.hint
     assert child.returncode == JobStopped.exit_code
 
 
