@@ -54,9 +54,9 @@ if ! .venv/bin/python -c "import torch, sys; sys.exit(torch.__version__.split('+
     *)
         # The default registry has only the CUDA build for this machine; uv knows where the others are.
         pip install "torch==$version+$backend" -c constraints.txt 2>/dev/null || {
-            pip install uv
+            pip install uv -c constraints.txt
             [ "$backend" = rocm ] && backend=auto
-            .venv/bin/uv pip install -q --python .venv/bin/python --torch-backend "$backend" "torch==$version"
+            .venv/bin/uv pip install -q --python .venv/bin/python -c constraints.txt --torch-backend "$backend" "torch==$version"
         }
         ;;
     esac

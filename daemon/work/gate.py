@@ -27,20 +27,22 @@ def decide(result: JobResult, profiles: Mapping[str, Profile], publish_anyway: b
 
     `publish_anyway` overrides figures, never a file that could not be made or run.
     """
-    broken, figures = [], [*_model_reasons(result)]
+    broken, figures, warnings = [], [*_model_reasons(result)], []
     for artifact in result.artifacts:
         if artifact.profile not in profiles:
             broken.append(f"{artifact.profile}: the configuration no longer names this profile")
         elif artifact.error or artifact.scores is None:
             broken.append(f"{artifact.profile}: {artifact.error or 'not measured'}" + _hint(artifact))
         else:
-            figures += _artifact_reasons(artifact, result, profiles[artifact.profile])
+            profile = profiles[artifact.profile]
+            figures += _artifact_reasons(artifact, result, profile)
+            (figures if profile.enforce_speed else warnings).extend(_slowness(artifact, profile))
     if not result.artifacts:
         broken.append("nothing was exported: no device profile uses this tier")
     publish = not broken and (publish_anyway or not figures)
     if publish and figures:
         figures = [f"published all the same, as the configuration asks: {reason}" for reason in figures]
-    return Verdict(publish, (*broken, *figures), result.artifacts)
+    return Verdict(publish, (*broken, *figures, *warnings), result.artifacts)
 
 
 def _model_reasons(result: JobResult) -> Iterator[str]:
@@ -78,7 +80,10 @@ def _artifact_reasons(artifact: ArtifactResult, result: JobResult, profile: Prof
         )
     if scores.loops > max(MAX_LOOPS, result.tuned.loops):
         yield f"{artifact.profile}: {scores.loops:.1%} of its outputs run on in loops"
-    if profile.enforce_speed and artifact.speed_x < profile.min_speed_x:
+
+
+def _slowness(artifact: ArtifactResult, profile: Profile) -> Iterator[str]:
+    if artifact.speed_x < profile.min_speed_x:
         yield f"{artifact.profile}: {artifact.speed_x:.1f} × real time, at least {profile.min_speed_x:g} × is wanted"
 
 

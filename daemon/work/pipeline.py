@@ -1,6 +1,6 @@
 """The job: train → evaluate → export → check, for one tier. `python -m daemon.work.pipeline RUN_DIR`.
 
-Writes only its run folder. Each finished stage leaves a file there, so that a continued job starts at the next one.
+Writes only its run folder. Training leaves its state and its result there, so that a continued job goes on from them.
 """
 
 from __future__ import annotations

