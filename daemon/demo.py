@@ -191,7 +191,7 @@ def _devices(home: Path, voice: str, recordings: Sequence[Recording], run: dict[
     file = next(desktop.glob("*.bin"))
     stock = home / "stock-nano-q5_0.bin"
     _call("export", "nano", "--format", "ggml", "--quant", "q5_0", "--outfile", stock, home=home)
-    heard_by_desktop = _held_out(home / "held-out-third", recordings, every=3)  # 30 s windows are ten times the work
+    heard_by_desktop = _held_out(home / "held-out-half", recordings, every=2)  # 30 s windows are ten times the work
     arguments = ("--data", heard_by_desktop, "--audio-context", "full", "--json")
     model = Paths.at(home).runs / run["id"] / "checkpoint"
     on_desktop = _json("evaluate", stock, file, model, *arguments, home=home)["results"]
