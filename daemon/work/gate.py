@@ -27,7 +27,9 @@ def decide(result: JobResult, profiles: Mapping[str, Profile], publish_anyway: b
 
     `publish_anyway` overrides figures, never a file that could not be made or run.
     """
-    broken, figures, warnings = [], [*_model_reasons(result)], []
+    broken: list[str] = []
+    warnings: list[str] = []
+    figures = [*_model_reasons(result)]
     for artifact in result.artifacts:
         if artifact.profile not in profiles:
             broken.append(f"{artifact.profile}: the configuration no longer names this profile")

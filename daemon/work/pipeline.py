@@ -41,6 +41,7 @@ ARTIFACTS = "artifacts"
 # An export is compared with its checkpoint on the same clips, which needs fewer than judging a model; the full window
 # is ten times the work.
 CHECKED_CLIPS = {"dynamic": 24, "full": 12}
+MOST_CHECKED_CLIPS = 100
 
 
 def run(run_dir: Path, reporter: Reporter) -> JobResult:
@@ -210,13 +211,14 @@ class _Pipeline:
         made = exporters.export(self.checkpoint, profile, self.run_dir / ARTIFACTS / profile.name, self.reporter)
         self.reporter.stage(f"check {profile.name}")
         check_tier(made.path, self.checkpoint)
-        count = min(len(clips), CHECKED_CLIPS[profile.audio_context])
-        chosen = [index * len(clips) // count for index in range(count)]  # evenly from all
-        checkpoint_wer = self._checkpoint_wer(clips, chosen, profile.audio_context)
-        clips = [clips[index] for index in chosen]
         transcriber = open_artifact(made.path, self.spec.threads)
         try:
-            heard = evaluate(transcriber, clips, self._options(profile.audio_context), self.reporter)
+            for chosen in checked_indices(len(clips), profile.audio_context):
+                checkpoint_wer = self._checkpoint_wer(clips, chosen, profile.audio_context)
+                options = self._options(profile.audio_context)
+                heard = evaluate(transcriber, [clips[index] for index in chosen], options, self.reporter)
+                if heard.wer - checkpoint_wer <= profile.max_wer_loss:
+                    break
         finally:
             transcriber.close()
         return ArtifactResult(
@@ -240,6 +242,13 @@ class _Pipeline:
         from idiolect.transcriber import DecodingOptions
 
         return DecodingOptions(self.spec.language, "full" if context == "full" else "dynamic")
+
+
+def checked_indices(n_clips: int, audio_context: str) -> list[list[int]]:
+    """Which held-out clips an artifact is scored on, evenly from all: first a few, and more only where those few tell
+    of a loss, because three words among a hundred may be chance."""
+    counts = sorted({min(n_clips, most) for most in (CHECKED_CLIPS[audio_context], MOST_CHECKED_CLIPS)})
+    return [[index * n_clips // count for index in range(count)] for count in counts]
 
 
 def check_tier(artifact: Path, checkpoint: Path) -> None:

@@ -228,3 +228,13 @@ def _fill_tensor(path: Path, name: bytes, block: bytes) -> None:
     filled = block * (128 * 512 // 32)
     data[start : start + len(filled)] = filled
     path.write_bytes(data)
+
+
+def test_a_loss_on_a_few_clips_is_confirmed_on_more() -> None:
+    from daemon.work.pipeline import checked_indices
+
+    few, all_ = checked_indices(49, "full")
+    assert (len(few), all_) == (12, list(range(49)))
+    assert few == sorted(set(few))
+    assert [len(chosen) for chosen in checked_indices(1000, "dynamic")] == [24, 100]
+    assert checked_indices(5, "full") == [[0, 1, 2, 3, 4]]
