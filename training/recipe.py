@@ -25,8 +25,8 @@ class Settings:
     warmup_share: float = 0.1
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    full_share: float = 0.03  # of the clips see the full 30 s window each epoch
-    longer_share: float = 0.1  # … and these some longer context
+    full_share: float = 0.01  # of the clips see the full 30 s window each epoch
+    longer_share: float = 0.15  # … and these some longer context
     timestamps_share: float = 0.25
     mask_share: float = 1.0  # of the batches are masked (SpecAugment)
     stretch: float = 0.12  # speech is made up to this share faster or slower
