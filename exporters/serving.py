@@ -39,7 +39,7 @@ def serve(load: Callable[[str], Model]) -> int:
     out.write(json.dumps({"runtime": model.runtime}) + "\n")
     for request, data in _requests(sys.stdin.buffer):
         answer = model.answer(request, np.frombuffer(data, np.float32))
-        out.write(json.dumps({**answer, "peak_bytes": _peak_bytes()}) + "\n")
+        out.write(json.dumps({**answer, "peak_bytes": peak_bytes()}) + "\n")
     return 0
 
 
@@ -52,7 +52,7 @@ def _requests(stdin: IO[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:
         yield request, data
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Peak resident memory. Not ru_maxrss on Linux: that counts the parent's pages from before exec."""
     try:
         status = Path("/proc/self/status").read_text()

@@ -1,0 +1,2 @@
+MODEL="Data/com.apple.CoreML/model.mlmodel"
+WEIGHTS="Data/com.apple.CoreML/weights/weight.bin"
