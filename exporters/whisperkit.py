@@ -22,8 +22,8 @@ KV_LENGTH = 224  # WhisperKit decodes at most 448 / 2 tokens and writes its cach
 MASKED = -10_000.0  # what the key padding mask adds where nothing was said yet
 SPEC_VERSION = 7  # iOS 16, macOS 13
 ALIGNMENT = "alignment_heads_weights"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-CONFIG_FILES = ("config.json", "generation_config.json")
+COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "config.json")  # without them WhisperKit asks the network
+OPTIONAL_COMPANIONS = ("generation_config.json",)
 TOKENIZER_CLASSES = ("WhisperTokenizer", "WhisperTokenizerFast", "GPT2Tokenizer", "PreTrainedTokenizerFast")
 _LISTED = re.compile(r"(tiny|base|small|medium)(\.en)?$|large(-v[23])?")
 

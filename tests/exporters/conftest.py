@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from exporters import export_file, export_to
+from idiolect.child import Reporter
 from tests.exporters.helpers import make_checkpoint
 
 
@@ -41,3 +43,31 @@ def exported(checkpoint: Path, format: str, tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.mktemp("exported") / format
     export_to(checkpoint, format, "int8", path)
     return path
+
+
+@pytest.fixture(scope="session")
+def nano_coreml(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nano for WhisperKit in float16, read only."""
+    return _coreml(nano, "f16", tmp_path_factory.mktemp("nano-coreml") / "nano_whisper-base")
+
+
+@pytest.fixture(scope="session")
+def whole(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of width 32 with nano's tokenizer and no alignment heads, read only."""
+    folder = make_checkpoint(tmp_path_factory.mktemp("whole"))
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json"):
+        shutil.copyfile(nano / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_coreml(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint `whole` for WhisperKit in int8, read only."""
+    return _coreml(whole, "int8", tmp_path_factory.mktemp("small-coreml") / "small_whisper-tiny")
+
+
+def _coreml(checkpoint: Path, quantization: str, out: Path) -> Path:
+    from exporters import coreml
+
+    coreml.write(checkpoint, quantization, out, Reporter())
+    return out

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from benchmarks.exporting import model_config
 from exporters.layout import Dims, tensors
@@ -21,6 +22,12 @@ from idiolect.whisper import special_tokens
 Floats: TypeAlias = npt.NDArray[np.float32]
 Stored: TypeAlias = tuple[str, npt.NDArray[Any]]
 
+NEEDS_COREML = [
+    pytest.mark.coreml,
+    pytest.mark.torch,
+    pytest.mark.timeout(400),  # three conversions, each in a process that imports torch and coremltools
+    pytest.mark.skipif(find_spec("coremltools") is None, reason="coremltools is not installed: idiolect[coreml]"),
+]
 SMALL = Dims(51_865, 1500, 32, 1, 1, 448, 32, 1, 1, 80)
 
 
