@@ -59,7 +59,9 @@ def _check_companions(model: Checkpoint) -> None:
     alignment_heads(model.folder, model.dims)
     for name in COMPANIONS:
         if not (model.folder / name).is_file():
-            raise CheckpointError(f"{model.folder} has no {name}, which WhisperKit needs", "copy it from the base model")
+            raise CheckpointError(
+                f"{model.folder} has no {name}, which WhisperKit needs", "copy it from the base model"
+            )
 
 
 def _check_space(model: Checkpoint, out: Path) -> None:
@@ -72,9 +74,7 @@ def _check_space(model: Checkpoint, out: Path) -> None:
         )
 
 
-def _convert(
-    model: Checkpoint, part: str, quantization: str, folder: Path, scratch: str, reporter: Reporter
-) -> None:
+def _convert(model: Checkpoint, part: str, quantization: str, folder: Path, scratch: str, reporter: Reporter) -> None:
     """Convert one part in a child, whose temporary files go to `scratch`; it is ended at once when asked to stop."""
     arguments = [str(model.folder), part, quantization, str(folder / f"{part}.mlpackage")]
     with (
@@ -122,7 +122,10 @@ def _last_line(errors: IO[bytes]) -> str:
 
 def _compile(folder: Path, reporter: Reporter) -> None:
     """On a Mac with Xcode: each part compiled beside its package, which WhisperKit then loads in its place."""
-    if sys.platform != "darwin" or subprocess.run(["xcrun", "--find", "coremlcompiler"], capture_output=True).returncode:
+    if (
+        sys.platform != "darwin"
+        or subprocess.run(["xcrun", "--find", "coremlcompiler"], capture_output=True).returncode
+    ):
         return
     for part in PARTS:
         reporter.check_stop()

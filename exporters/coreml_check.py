@@ -71,7 +71,9 @@ def _check_part(name: str, part: str, package: Package, dims: Dims, aligned: boo
     for wanted, given in ((expected.inputs, found.inputs), (expected.outputs, found.outputs)):
         if differing := next((pair for pair in zip(wanted, given, strict=False) if pair[0] != pair[1]), None):
             reason = f"has {differing[1]} where {differing[0]} belongs"
-            raise ArtifactError(f"{name}: {part} {reason}", "it is of another model or damaged; export or pull it again")
+            raise ArtifactError(
+                f"{name}: {part} {reason}", "it is of another model or damaged; export or pull it again"
+            )
         if len(wanted) != len(given):
             raise ArtifactError(f"{name}: {part} has {len(given)} inputs or outputs, not {len(wanted)}", _HINT)
     if package.spec_version != SPEC_VERSION:
@@ -82,9 +84,7 @@ def _check_part(name: str, part: str, package: Package, dims: Dims, aligned: boo
 
 
 def _quantization(name: str, parts: dict[str, Package]) -> str:
-    found = {
-        part: {_COMPRESSED[op] for op in parts[part].ops if op in _COMPRESSED} or {"f16"} for part in PARTS[1:]
-    }
+    found = {part: {_COMPRESSED[op] for op in parts[part].ops if op in _COMPRESSED} or {"f16"} for part in PARTS[1:]}
     kinds = set().union(*found.values())
     if len(kinds) != 1:
         raise ArtifactError(f"{name}: its parts are quantized differently: {', '.join(sorted(kinds))}", _HINT)

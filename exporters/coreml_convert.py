@@ -16,8 +16,8 @@ from typing import Any
 from exporters.checkpoint import open_checkpoint
 from exporters.coreml_parts import alignment_heads, build
 from exporters.mlpackage import MODEL, WEIGHTS
-from exporters.whisperkit import Contract, Feature, contract
 from exporters.serving import peak_bytes
+from exporters.whisperkit import Contract, Feature, contract
 from idiolect.child import PipeReporter, Reporter, run_child
 from idiolect.errors import ExportError
 from idiolect.files import write_bytes, write_json

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from exporters.coreml_check import check_coreml
-from exporters.whisperkit import KV_LENGTH, MASKED, PARTS
 from exporters.whispercpp import peak_bytes
+from exporters.whisperkit import KV_LENGTH, MASKED, PARTS
 from idiolect.errors import RuntimeFailed, UsageError, require
 from idiolect.transcriber import DecodingOptions, Transcription
 from idiolect.whisper import MAX_SAMPLES, RATE_HZ, SpecialTokens, special_tokens
@@ -118,9 +118,9 @@ def greedy(
 ) -> list[int]:
     """WhisperKit's loop (`TextDecoder.swift`, `decodeText`) at temperature 0 with its default options.
 
-    `step(token, index)` gives the logits (vocabulary) after the token at that index. The prompt is forced token by
-    token, but for a last timestamp in which the model prefers another one. Nothing is suppressed except by the rules for
-    timestamps. Ends at end-of-text, or when 223 tokens stand there.
+    `step(token, index)` gives the logits (vocabulary) after the token at that index. The prompt is forced token
+    by token, but for a last timestamp where the model prefers another one. Nothing is suppressed except by the rules
+    for timestamps. Ends at end-of-text, or when 223 tokens stand there.
     """
     tokens, said = list(prompt), -1
     for index in range(KV_LENGTH - 1):
@@ -143,7 +143,7 @@ def greedy(
 
 
 def follow_timestamp_rules(logits: Floats, tokens: Sequence[int], n_prompt: int, special: SpecialTokens) -> None:
-    """Suppress in place what may not follow: WhisperKit's `TimestampRulesFilter`, after openai/whisper's `decoding.py`."""
+    """Suppress in place what may not follow: WhisperKit's `TimestampRulesFilter`, after openai/whisper's decoding.py."""
     import numpy as np
 
     begin, never = special.timestamp_begin, -np.inf

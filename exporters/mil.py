@@ -1,8 +1,8 @@
 """Runs the program inside a saved `.mlpackage` off Apple hardware: coremltools reads it, torch computes each operation.
 
-What an operation means is Core ML's definition (coremltools 9.0, `converters/mil/mil/ops/defs/iOS15` and `iOS16`). Every
-float16 result is rounded to float16, as hardware stores it; sums inside an operation are float32, which hardware need not
-do. Only the operations that a Whisper package holds are known.
+What an operation means is Core ML's definition (coremltools 9.0, `converters/mil/mil/ops/defs/iOS15` and `iOS16`).
+Every float16 result is rounded to float16, as hardware stores it; sums inside an operation are float32, which hardware
+need not do. Only the operations that a Whisper package holds are known.
 """
 
 from __future__ import annotations
@@ -186,7 +186,12 @@ def _layer_norm(x: torch.Tensor, axes: list[int], epsilon: float, gamma: Any = 1
 
 
 def _batch_norm(
-    x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, epsilon: float, gamma: Any = 1.0, beta: Any = 0.0  # noqa: ANN401
+    x: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    epsilon: float,
+    gamma: Any = 1.0,  # noqa: ANN401
+    beta: Any = 0.0,  # noqa: ANN401
 ) -> torch.Tensor:
     scaled = (x - _on(mean, x, [1])) * (_on(variance, x, [1]) + epsilon).rsqrt()
     return scaled * _on(gamma, x, [1]) + _on(beta, x, [1])

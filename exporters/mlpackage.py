@@ -1,7 +1,7 @@
-"""A Core ML package read without Core ML: what its program takes, gives and does, and whether its weights are all there.
+"""A Core ML package read without Core ML: what its program takes, gives and does, and whether its weights are whole.
 
-Only the few fields that matter are read, from the bytes themselves: nothing heavy is imported, and no native reader sees
-a damaged file. Source: coremltools 9.0, `mlmodel/format/Model.proto`, `FeatureTypes.proto`, `MIL.proto` and
+Only the few fields that matter are read, from the bytes themselves: nothing heavy is imported, and no native reader
+sees a damaged file. Source: coremltools 9.0, `mlmodel/format/Model.proto`, `FeatureTypes.proto`, `MIL.proto` and
 `mlmodel/src/MILBlob/Blob/StorageFormat.hpp`.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from exporters.whisperkit import Contract, Dtype, Feature
+from exporters.whisperkit import OPSET, Contract, Dtype, Feature
 from idiolect.errors import ArtifactError
 
 MANIFEST = "Manifest.json"
@@ -203,8 +203,9 @@ def _program(program: _Message, blobs: _Blobs) -> tuple[Contract, Counter[str]]:
     if list(functions) != ["main"]:
         raise _Damaged(f"its program has the functions {', '.join(functions) or 'none'}, not main alone")
     function = functions["main"]
-    if [entry.text(1) for entry in function.all(3)] != [function.text(2)]:
-        raise _Damaged(f"its program has no single body for {function.text(2)!r}")
+    bodies = [entry.text(1) for entry in function.all(3)]
+    if bodies != [OPSET] or function.text(2) != OPSET:
+        raise _Damaged(f"its program is written in {', '.join(bodies) or 'nothing'}, not {OPSET} alone")
     body = function.all(3)[0].one(2)
     ops: Counter[str] = Counter()
     for operation in body.all(3):

@@ -1,8 +1,8 @@
 """What WhisperKit expects of a Core ML Whisper: the three parts, their inputs and outputs, and the folder's name.
 
-Source: argmaxinc/WhisperKit at 984ab42: `Core/FeatureExtractor.swift`, `Core/AudioEncoder.swift`, `Core/TextDecoder.swift`
-and `Utilities/ModelUtilities.swift`. WhisperKit checks next to nothing of this: a wrong type is copied byte by byte into
-its caches, a wrong rank ends the app.
+Source: argmaxinc/WhisperKit at 984ab42, Sources/WhisperKit: `Core/FeatureExtractor.swift`, `Core/AudioEncoder.swift`,
+`Core/TextDecoder.swift` and `Utilities/ModelUtilities.swift`. WhisperKit checks next to nothing of this: a wrong type is
+copied byte by byte into its caches, a wrong rank ends the app.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PARTS = ("MelSpectrogram", "AudioEncoder", "TextDecoder")
 QUANTIZATIONS = ("f16", "int8", "palette6")
 KV_LENGTH = 224  # WhisperKit decodes at most 448 / 2 tokens and writes its caches and masks up to index 223
 MASKED = -10_000.0  # what the key padding mask adds where nothing was said yet
-SPEC_VERSION = 7  # iOS 16, macOS 13
+SPEC_VERSION, OPSET = 7, "CoreML6"  # iOS 16, macOS 13
 ALIGNMENT = "alignment_heads_weights"
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "config.json")  # without them WhisperKit asks the network
 OPTIONAL_COMPANIONS = ("generation_config.json",)

@@ -43,7 +43,9 @@ def _files(folder: Path) -> set[str]:
 
 
 def test_the_folder_holds_what_whisperkit_loads(nano: Path, nano_coreml: Path, small_coreml: Path) -> None:
-    packages = {f"{part}.mlpackage/{name}" for part in ("MelSpectrogram", "AudioEncoder", "TextDecoder") for name in PACKAGE}
+    packages = {
+        f"{part}.mlpackage/{name}" for part in ("MelSpectrogram", "AudioEncoder", "TextDecoder") for name in PACKAGE
+    }
     assert _files(small_coreml) == packages | {"tokenizer.json", "tokenizer_config.json", "config.json"}
     assert _files(nano_coreml) == _files(small_coreml) | {"generation_config.json"}
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in nano_coreml.rglob("*") if path.is_file())
