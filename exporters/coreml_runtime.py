@@ -143,13 +143,10 @@ def greedy(
 
 
 def follow_timestamp_rules(logits: Floats, tokens: Sequence[int], n_prompt: int, special: SpecialTokens) -> None:
-    """Suppress in place what may not follow: WhisperKit's `TimestampRulesFilter`, after openai/whisper's decoding.py."""
+    """Suppress in place what may not follow: WhisperKit's `TimestampRulesFilter`, itself after openai/whisper."""
     import numpy as np
 
     begin, never = special.timestamp_begin, -np.inf
-    task_at = 3 if special.multilingual else n_prompt
-    if len(tokens) < max(task_at, n_prompt):
-        return
     logits[special.no_timestamps] = never
     sampled = tokens[n_prompt:]
     stamps = [token for token in sampled if token >= begin]

@@ -1,7 +1,7 @@
 """What WhisperKit expects of a Core ML Whisper: the three parts, their inputs and outputs, and the folder's name.
 
 Source: argmaxinc/WhisperKit at 984ab42, Sources/WhisperKit: `Core/FeatureExtractor.swift`, `Core/AudioEncoder.swift`,
-`Core/TextDecoder.swift` and `Utilities/ModelUtilities.swift`. WhisperKit checks next to nothing of this: a wrong type is
+`Core/TextDecoder.swift`, `Utilities/ModelUtilities.swift`. WhisperKit checks next to nothing of this: a wrong type is
 copied byte by byte into its caches, a wrong rank ends the app.
 """
 
