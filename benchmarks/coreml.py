@@ -1,9 +1,9 @@
 """Core ML packages against PyTorch, off a Mac: `python -m benchmarks.coreml [--clips N] [--quantizations f16,…]`.
 
-Real-size tiny of random weights: seconds and peak memory of each part's conversion, and how far the saved encoder is from
-PyTorch's. nano: every token of the saved packages' greedy decoding beside the PyTorch model's choice after the same
-tokens, on clips of both demo voices in 30 s windows, and the word error rate of both. Exit status 1 when a limit is
-missed. Nothing here ran on Apple hardware.
+Real-size tiny of random weights: seconds and peak memory of each part's conversion, and how far the saved encoder is
+from PyTorch's. nano: every token of the saved packages' greedy decoding beside the PyTorch model's choice after the
+same tokens, on clips of both demo voices in 30 s windows, and the word error rate of both. Exit status 1 when a limit
+is missed. Nothing here ran on Apple hardware.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from exporters.coreml import write
 from exporters.coreml_runtime import WhisperKit
 from exporters.whisperkit import QUANTIZATIONS
 from idiolect.child import CallbackReporter, Message
+from idiolect.transcriber import DecodingOptions
 from training.base_models import NANO_ARCHIVE, resolve
 
 if TYPE_CHECKING:
@@ -100,8 +101,6 @@ def _nano(nano: Path, temporary: Path, voice: str, clips: Sequence[tuple[Pcm, st
         export(nano, quantization, out)
     package, checkpoint = WhisperKit(out), CheckpointTranscriber(nano)
     pcms, texts = [pcm for pcm, _ in clips], [text for _, text in clips]
-    from idiolect.transcriber import DecodingOptions
-
     options = DecodingOptions(audio_context="full")
     before = error_rates(texts, [heard.text for heard in checkpoint.transcribe_many(pcms, options)]).wer
     after = error_rates(texts, [heard.text for heard in package.transcribe_many(pcms, options)]).wer
