@@ -156,8 +156,8 @@ def _text_decoder(model: Checkpoint) -> Callable[..., Any]:
         hidden = hidden[:, :, None, None]
         now, unheard = kv_cache_update_mask[:, None, None], decoder_key_padding_mask[:, None, None]
         before, new_keys, new_values, listening = 1.0 - now, [], [], []
-        caches = zip(key_cache.split(width, 1), value_cache.split(width, 1), strict=True)
-        for layer, (keys, values) in enumerate(caches):
+        caches = [cache.split(width, 1) for cache in (key_cache, value_cache)]  # type: ignore[no-untyped-call]
+        for layer, (keys, values) in enumerate(zip(*caches, strict=True)):
             w = _Layer(weights, f"layers.{layer}.")
             x = w.norm("self_attn_layer_norm", hidden)
             q, k, v = (w.linear(f"self_attn.{name}_proj", x) for name in "qkv")

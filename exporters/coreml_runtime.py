@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from idiolect.transcriber import Pcm
 
-    Array: TypeAlias = npt.NDArray[np.generic]
+    Array: TypeAlias = npt.NDArray[Any]
     Floats: TypeAlias = npt.NDArray[np.float32]
     Step: TypeAlias = Callable[[int, int], Floats]
 

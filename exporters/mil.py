@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    Array: TypeAlias = npt.NDArray[np.generic]
+    Array: TypeAlias = npt.NDArray[Any]
     Values: TypeAlias = dict[str, Any]
 
 
@@ -179,27 +179,22 @@ def _conv(
     return run(x, weight, bias, strides, before if pad_type == "custom" else 0, dilations, groups)
 
 
-def _layer_norm(x: torch.Tensor, axes: list[int], epsilon: float, gamma: Any = 1.0, beta: Any = 0.0) -> torch.Tensor:  # noqa: ANN401
+def _layer_norm(x: torch.Tensor, axes: list[int], epsilon: float) -> torch.Tensor:
     centred = x - x.mean(axes, keepdim=True)
-    scaled = centred * (centred.square().mean(axes, keepdim=True) + epsilon).rsqrt()
-    return scaled * _on(gamma, x, axes) + _on(beta, x, axes)
+    return centred * (centred.square().mean(axes, keepdim=True) + epsilon).rsqrt()
 
 
 def _batch_norm(
     x: torch.Tensor,
     mean: torch.Tensor,
     variance: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
     epsilon: float,
-    gamma: Any = 1.0,  # noqa: ANN401
-    beta: Any = 0.0,  # noqa: ANN401
 ) -> torch.Tensor:
-    scaled = (x - _on(mean, x, [1])) * (_on(variance, x, [1]) + epsilon).rsqrt()
-    return scaled * _on(gamma, x, [1]) + _on(beta, x, [1])
-
-
-def _on(value: Any, x: torch.Tensor, axes: list[int]) -> Any:  # noqa: ANN401
-    """`value` with its dimensions on these axes of x."""
-    return value if isinstance(value, float) else value.view([n if i in axes else 1 for i, n in enumerate(x.shape)])
+    shape = [1, -1, *[1] * (x.ndim - 2)]
+    mean, variance, gamma, beta = (each.view(shape) for each in (mean, variance, gamma, beta))
+    return (x - mean) * (variance + epsilon).rsqrt() * gamma + beta
 
 
 def _matmul(x: torch.Tensor, y: torch.Tensor, transpose_x: bool = False, transpose_y: bool = False) -> torch.Tensor:
@@ -250,7 +245,7 @@ def _expand(x: torch.Tensor, axes: list[int]) -> torch.Tensor:
 
 
 def _split(x: torch.Tensor, axis: int, split_sizes: list[int] | None = None, num_splits: int = 1) -> Any:  # noqa: ANN401
-    return x.split(split_sizes or x.shape[axis] // num_splits, axis)
+    return x.split(split_sizes or x.shape[axis] // num_splits, axis)  # type: ignore[no-untyped-call]
 
 
 def _cast(x: torch.Tensor, dtype: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ import pytest
 
 from exporters import export_file, export_to
 from idiolect.child import Reporter
-from tests.exporters.helpers import make_checkpoint
+from tests.exporters.helpers import dims, make_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +53,8 @@ def nano_coreml(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of width 32 with nano's tokenizer and no alignment heads, read only."""
-    folder = make_checkpoint(tmp_path_factory.mktemp("whole"))
+    """A checkpoint of width 64 with nano's tokenizer and no alignment heads, read only."""
+    folder = make_checkpoint(tmp_path_factory.mktemp("whole"), dims(width=64))
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json"):
         shutil.copyfile(nano / name, folder / name)
     return folder

@@ -21,7 +21,7 @@ from exporters.coreml_check import CoremlInfo, check_coreml
 from idiolect.child import CallbackReporter, Message, Reporter
 from idiolect.errors import CheckpointError, ExportError, JobStopped, MissingExtra, UsageError
 from idiolect.files import folder_bytes
-from tests.exporters.helpers import NEEDS_COREML, SMALL, save, weights
+from tests.exporters.helpers import NEEDS_COREML, dims, save, weights
 
 pytestmark = NEEDS_COREML
 
@@ -50,7 +50,7 @@ def test_the_folder_holds_what_whisperkit_loads(nano: Path, nano_coreml: Path, s
     assert _files(nano_coreml) == _files(small_coreml) | {"generation_config.json"}
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in nano_coreml.rglob("*") if path.is_file())
     assert check_coreml(nano_coreml) == CoremlInfo(read_dims(nano), "f16", True, folder_bytes(nano_coreml))
-    assert check_coreml(small_coreml) == CoremlInfo(SMALL, "int8", False, folder_bytes(small_coreml))
+    assert check_coreml(small_coreml) == CoremlInfo(dims(width=64), "int8", False, folder_bytes(small_coreml))
     assert [path.name for path in small_coreml.parent.iterdir()] == [small_coreml.name]
 
 
@@ -72,7 +72,9 @@ def test_palettes_progress_and_metrics(whole: Path, small_coreml: Path, tmp_path
 def test_the_same_weights_give_the_same_bytes(whole: Path, small_coreml: Path, tmp_path: Path) -> None:
     package = tmp_path / "AudioEncoder.mlpackage"
     command = [sys.executable, "-m", "exporters.coreml_convert", str(whole), "AudioEncoder", "int8", str(package)]
-    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdout is not None
+        child.stdout.read()  # the end of stdin would ask it to stop
     for name in PACKAGE:
         assert (package / name).read_bytes() == (small_coreml / package.name / name).read_bytes(), name
 
@@ -101,7 +103,7 @@ def test_refused_before_a_byte_is_written(copy: Path, tmp_path: Path, monkeypatc
 
 def test_too_little_room_is_said_beforehand(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporters.coreml, "free_bytes", lambda folder: 1000)
-    with pytest.raises(ExportError, match="needs 7 MB, the disk has 0 MB free"):
+    with pytest.raises(ExportError, match=r"needs 1\d MB, the disk has 0 MB free"):
         write(whole, "f16", tmp_path / "m_whisper-tiny", Reporter())
     assert not list(tmp_path.iterdir())
 
@@ -123,7 +125,7 @@ def test_a_full_disk_leaves_what_was_there(whole: Path, tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_numbers_are_named_by_the_child(copy: Path, tmp_path: Path) -> None:
-    arrays = weights(SMALL)
+    arrays = weights(dims(width=64))
     arrays["model.encoder.conv1.weight"][0, 0, 0] = np.nan
     save(copy / "model.safetensors", arrays)
     with pytest.raises(CheckpointError, match=r"encoder\.conv1\.weight .* not numbers"):

@@ -94,7 +94,7 @@ _VERSION_8 = b"\x08\x08"  # the model's first field
         (f"{_E}/{MANIFEST}", _keys(rootModelIdentifier=["a"]), "Manifest.json names no model"),
         (f"{_E}/{MANIFEST}", _bytes(b"CoreML/model.mlmodel", b"CoreML/../../../../x"), "among"),
         ("config.json", Path.unlink, "config.json does not exist"),
-        ("config.json", _keys(d_model=64, encoder_ffn_dim=256, decoder_ffn_dim=256), "64, 1, 1500.* belongs"),
+        ("config.json", _keys(d_model=32, encoder_ffn_dim=128, decoder_ffn_dim=128), "32, 1, 1500.* belongs"),
         ("config.json", _keys(encoder_layers=2), "3 layer norms, not 5"),
         ("config.json", _keys(num_mel_bins=128), "1, 80, 1, 3000.* belongs"),
         ("config.json", _keys(vocab_size=51_866), "51865.* belongs|51866"),

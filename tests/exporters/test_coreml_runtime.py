@@ -131,7 +131,7 @@ class TestNano:
             model.transcribe(clips[0], DecodingOptions(language="klingon"))
         for wrong in (np.zeros((2, 9), np.float32), np.zeros(9, np.int16)):
             with pytest.raises(UsageError, match="PCM of shape"):
-                model.transcribe(wrong)
+                model.transcribe(wrong)  # type: ignore[arg-type]
         assert model.transcribe(np.zeros(0, np.float32)).duration_s == 0
 
     def test_a_damaged_folder_is_not_opened(self, nano_coreml: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_kept_results_follow_the_input_they_belong_to(nano_coreml: Path) -> None
 
 def test_alignment_is_a_share_of_the_audio(nano_coreml: Path) -> None:
     decoder, width = _program(nano_coreml, "TextDecoder"), 512
-    inputs = {
+    inputs: dict[str, Any] = {
         "input_ids": np.array([50_258], np.int32),
         "cache_length": np.array([0], np.int32),
         "key_cache": np.zeros((1, width, 1, 224), np.float16),
@@ -104,7 +104,7 @@ def test_damaged_weights_change_the_result(small_coreml: Path, encoder: Path) ->
     mel = {"melspectrogram_features": np.ones((1, 80, 1, 3000), np.float16)}
     before = _program(small_coreml, "AudioEncoder")(mel)["encoder_output_embeds"]
     data = bytearray((encoder / WEIGHTS).read_bytes())
-    data[20_000:20_512] = bytes(512)
+    data[5_000:10_000] = bytes(5_000)
     (encoder / WEIGHTS).write_bytes(data)
     after = _program(encoder.parent, "AudioEncoder")(mel)["encoder_output_embeds"]
     assert np.abs(after - before).max() > 0.01
