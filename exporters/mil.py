@@ -19,13 +19,11 @@ from exporters.whisperkit import SPEC_VERSION
 from idiolect.errors import ArtifactError, RuntimeFailed, require
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     import torch
 
     Array: TypeAlias = npt.NDArray[Any]
     Values: TypeAlias = dict[str, Any]
-
 
 _HINT = "export or pull it again"
 _NOWHERE, _ONES = (False,) * 5, (1,) * 5  # defaults for as many axes as Core ML has
@@ -80,11 +78,7 @@ class Program:
     def _run(self, steps: Sequence[_Step], values: Values, wanted: Collection[str]) -> Values:
         last = {need: index for index, step in enumerate(steps) for need in step.needs}
         for index, step in enumerate(steps):
-            given = {
-                key: values[name] if isinstance(name, str) else [values[each] for each in name]
-                for key, name in step.arguments.items()
-            }
-            for (name, shape, kind), result in zip(step.outputs, self._compute(step, given), strict=True):
+            for (name, shape, kind), result in self._compute(step, values):
                 if tuple(result.shape) != shape:
                     raise RuntimeFailed(f"{self._name}: {name} is {tuple(result.shape)}, not {shape}", _HINT)
                 values[name] = result.half().float() if kind == "fp16" else result
@@ -93,13 +87,19 @@ class Program:
                     del values[name]
         return {name: values[name] for name in wanted if name in values}
 
-    def _compute(self, step: _Step, given: Values) -> Sequence[torch.Tensor]:
+    def _compute(self, step: _Step, values: Values) -> list[tuple[tuple[str, tuple[int, ...], str], torch.Tensor]]:
+        """The outputs of a step, each with its result."""
         try:
+            given = {
+                key: values[name] if isinstance(name, str) else [values[each] for each in name]
+                for key, name in step.arguments.items()
+            }
             results = _OPS[step.op](**step.constants, **given)
+            found = results if isinstance(results, tuple | list) else (results,)
+            return list(zip(step.outputs, found, strict=True))
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
             name, reason = step.outputs[0][0], str(error).splitlines()[0]
             raise RuntimeFailed(f"{self._name}: {step.op} for {name} cannot be computed: {reason}", _HINT) from error
-        return results if isinstance(results, tuple | list) else (results,)
 
 
 def _load(package: Path) -> tuple[list[_Step], tuple[str, ...]]:
