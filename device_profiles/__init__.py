@@ -19,6 +19,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "ggml": ("f16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"),
     "onnx": ("fp32", "fp16", "int8"),
     "sherpa-onnx": ("fp32", "int8"),
+    "coreml": ("f16", "int8", "palette6"),
 }
 """Format → the quantizations it can have."""
 

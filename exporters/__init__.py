@@ -21,6 +21,7 @@ FORMATS: dict[str, str] = {
     "ggml": "exporters.ggml:write",
     "onnx": "exporters.onnx:write",
     "sherpa-onnx": "exporters.sherpa:write",
+    "coreml": "exporters.coreml:write",
 }
 """Format → import string of its writer: `write(checkpoint, quantization, out, reporter)`, whole or not at all.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from exporters.coreml_check import check_coreml
-from exporters.whispercpp import peak_bytes
+from exporters.serving import peak_bytes
 from exporters.whisperkit import KV_LENGTH, MASKED, PARTS
 from idiolect.errors import RuntimeFailed, UsageError, require
 from idiolect.transcriber import DecodingOptions, Transcription

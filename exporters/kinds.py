@@ -31,6 +31,7 @@ class Kind:
 KINDS = (
     Kind("onnx", "onnx/*.onnx", "exporters.onnx_reader:check_onnx", "exporters.onnx_runtime:OnnxWhisper"),
     Kind("sherpa-onnx", "tokens.txt", "exporters.onnx_reader:check_onnx", "exporters.runtimes:open_sherpa"),
+    Kind("coreml", "TextDecoder.*", "exporters.coreml_check:check_coreml", "exporters.coreml_runtime:open"),
     Kind("ggml", b"", "exporters.readers:check_ggml", "exporters.runtimes:open_ggml"),  # its reader tells other files
 )
 """The first that fits is it."""

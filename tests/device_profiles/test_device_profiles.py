@@ -31,6 +31,7 @@ def test_shipped_profiles() -> None:
         "android-sherpa": "idiolect-tiny-sherpa-int8",
         "browser-onnx": "idiolect-base-int8",
         "desktop-whispercpp": "idiolect-small-q5_0.bin",
+        "iphone-whisperkit": "idiolect_whisper-tiny",
     }
     futo = profiles["android-futo"]
     assert (futo.name, futo.format, futo.audio_context, futo.max_size_mb) == ("android-futo", "ggml", "dynamic", 40)

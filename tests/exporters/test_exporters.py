@@ -72,7 +72,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(small: Path, small_file: Path,
 def test_an_unknown_format_lists_what_exists(small: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no exporter for the format 'gguf'") as caught:
         export_file(small, "gguf", "q4_0", tmp_path / "m.gguf")
-    assert caught.value.hint == "choose one of ggml, onnx, sherpa-onnx"
+    assert caught.value.hint == "choose one of ggml, onnx, sherpa-onnx, coreml"
 
 
 def test_light_modules_stay_light() -> None:

@@ -24,6 +24,6 @@ def test_files_and_folders(small: Path, small_file: Path, small_onnx: Path, smal
     assert find_kind(small) is None
     with pytest.raises(ArtifactError, match="is no exported model") as caught:
         kind_of(tmp_path)
-    assert "onnx/*.onnx (onnx), tokens.txt (sherpa-onnx)" in caught.value.hint
+    assert "onnx/*.onnx (onnx), tokens.txt (sherpa-onnx), TextDecoder.* (coreml)" in caught.value.hint
     with pytest.raises(ArtifactError, match="No such file"):
         kind_of(tmp_path / "gone")
