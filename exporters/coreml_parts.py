@@ -192,12 +192,16 @@ class _Layer:
         return conv2d(x, self._weights[f"{name}.weight"][:, :, None, None], self._weights.get(f"{name}.bias"))
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        """Layer norm over the channels, written so that coremltools makes one `layer_norm` of it."""
+        """Layer norm over the channels, written so that coremltools makes one `layer_norm` of it whatever the weights
+        are: weights of exactly 1 would vanish from a product. The batch norm's epsilon is lost in float16."""
+        import torch
+        from torch.nn.functional import batch_norm
+
         name = self._prefix + name
-        weight, bias = (self._weights[f"{name}.{kind}"][None, :, None, None] for kind in ("weight", "bias"))
         centred = x - x.mean(1, keepdim=True)
         scaled = centred * (centred.square().mean(1, keepdim=True) + 1e-5).rsqrt()
-        return scaled * weight + bias
+        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
+        return batch_norm(scaled, torch.zeros_like(bias), torch.ones_like(weight), weight, bias)
 
     def mlp(self, hidden: Tensor) -> Tensor:
         from torch.nn.functional import gelu

@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -208,25 +208,26 @@ def _program(program: _Message, blobs: _Blobs) -> tuple[Contract, Counter[str]]:
         raise _Damaged(f"its program is written in {', '.join(bodies) or 'nothing'}, not {OPSET} alone")
     body = function.all(3)[0].one(2)
     ops: Counter[str] = Counter()
+    inputs = tuple(Feature(named.text(1), *_tensor_type(named.one(2))) for named in function.all(1))
+    known = {feature.name for feature in inputs}
     for operation in body.all(3):
         if operation.has(4):
             raise _Damaged(f"its program has an operation {operation.text(1)!r} with a body of its own")
         ops[operation.text(1)] += 1
-        for value in _values(operation):
-            blobs.check(value)
-    inputs = tuple(Feature(named.text(1), *_tensor_type(named.one(2))) for named in function.all(1))
-    outputs = tuple(Feature(name, (), "float16") for name in body.texts(2))
-    return Contract(inputs, outputs), ops
+        bindings = [binding for entry in operation.all(2) for given in entry.all(2) for binding in given.all(1)]
+        _check_known((name for binding in bindings for name in binding.texts(1)), known)
+        for holder in (*operation.all(5), *bindings):  # constants are attributes, or inputs given in place
+            for value in holder.all(2):
+                blobs.check(value)
+        known |= {output.text(1) for output in operation.all(3)}
+    _check_known(body.texts(2), known)
+    return Contract(inputs, tuple(Feature(name, (), "float16") for name in body.texts(2))), ops
 
 
-def _values(operation: _Message) -> Iterator[_Message]:
-    """Every constant of an operation: its attributes, and inputs given in place."""
-    for entry in operation.all(5):
-        yield from entry.all(2)
-    for entry in operation.all(2):
-        for argument in entry.all(2):
-            for binding in argument.all(1):
-                yield from binding.all(2)
+def _check_known(names: Iterable[str], known: Set[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise _Damaged(f"its program uses {name!r}, which nothing gives")
 
 
 def _tensor_type(value_type: _Message) -> tuple[tuple[int, ...], Dtype]:

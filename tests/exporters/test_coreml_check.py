@@ -28,12 +28,12 @@ def folder(small_coreml: Path, tmp_path: Path) -> Path:
     return shutil.copytree(small_coreml, tmp_path / small_coreml.name)
 
 
-def _bytes(old: bytes, new: bytes) -> Callable[[Path], None]:
+def _bytes(old: bytes, new: bytes, count: int = -1) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
         data = path.read_bytes()
         assert old in data
         assert len(old) == len(new)
-        path.write_bytes(data.replace(old, new))
+        path.write_bytes(data.replace(old, new, count))
 
     return damage
 
@@ -86,6 +86,7 @@ _VERSION_8 = b"\x08\x08"  # the model's first field
         (f"{_E}/{MODEL}", _bytes(b"encoder_output_embeds", b"encoder_output_embedz"), "encoder_output_embedz"),
         (f"{_E}/{MODEL}", _bytes(b"layer_norm", b"layer_nope"), "0 layer norms, not 3"),
         (f"{_E}/{MODEL}", _bytes(b"\x04main", b"\x04maim"), "the functions maim, not main alone"),
+        (f"{_E}/{MODEL}", _bytes(b"softmax_cast_fp16", b"softmax_cast_fp17", 1), "uses 'softmax_cast_fp16', which"),
         (f"{_E}/{MODEL}", _bytes(b"CoreML6", b"CoreMLX"), "written in CoreMLX, not CoreML6"),
         (f"{_D}/{MODEL}", _bytes(b"key_cache_updates", b"kex_cache_updates"), "Feature.*belongs"),
         (f"{_D}/{MODEL}", _bytes(b"constexpr_affine_dequantize", b"constexpr_affine_dequantizf"), "differently"),
