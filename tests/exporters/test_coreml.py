@@ -46,8 +46,8 @@ def test_the_folder_holds_what_whisperkit_loads(nano: Path, nano_coreml: Path, s
     packages = {
         f"{part}.mlpackage/{name}" for part in ("MelSpectrogram", "AudioEncoder", "TextDecoder") for name in PACKAGE
     }
-    assert _files(small_coreml) == packages | {"tokenizer.json", "tokenizer_config.json", "config.json"}
-    assert _files(nano_coreml) == _files(small_coreml) | {"generation_config.json"}
+    companions = {"tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"}
+    assert _files(small_coreml) == _files(nano_coreml) == packages | companions
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in nano_coreml.rglob("*") if path.is_file())
     assert check_coreml(nano_coreml) == CoremlInfo(read_dims(nano), "f16", True, folder_bytes(nano_coreml))
     assert check_coreml(small_coreml) == CoremlInfo(dims(width=64), "int8", False, folder_bytes(small_coreml))
