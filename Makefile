@@ -14,7 +14,7 @@ test: lint
 	$(PY) -m pytest -q
 
 quick: setup-dev
-	$(PY) -m pytest -q -n 4 --dist worksteal -m "not torch and not whispercpp"
+	$(PY) -m pytest -q -n 3 --dist worksteal -m "not torch and not whispercpp"
 
 lint: setup-dev
 	.venv/bin/ruff check .

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import zip_longest
@@ -67,7 +67,7 @@ def basic_normalize(text: str) -> str:
 
 def english_normalize(text: str) -> str:
     """Whisper's English normaliser, from transformers (extra [train]); numbers, spellings and contractions unified."""
-    return _english()(text)  # type: ignore[no-any-return]
+    return _english()(text)
 
 
 def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRates:
@@ -181,9 +181,19 @@ def _rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRates:
 
 
 @cache
-def _english():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _english() -> Callable[[str], str]:
+    """The normaliser out of its own file: importing it as part of transformers would load torch, for seconds."""
     import json
+    from importlib.util import find_spec, module_from_spec, spec_from_file_location
 
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
-
-    return EnglishTextNormalizer(json.loads(SPELLINGS.read_text()))  # type: ignore[no-untyped-call]
+    package = find_spec("transformers")
+    assert package is not None
+    assert package.origin is not None
+    file = Path(package.origin).parent / "models" / "whisper" / "english_normalizer.py"
+    spec = spec_from_file_location("idiolect_english_normalizer", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    normalize: Callable[[str], str] = module.EnglishTextNormalizer(json.loads(SPELLINGS.read_text()))
+    return normalize

@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -60,12 +61,18 @@ def vocabulary(n_vocab: int) -> dict[str, int]:
     return {"Ġ" + str(index): index for index in range(eot)} | {"<|endoftext|>": eot}
 
 
+@cache
+def _vocabulary_json(n_vocab: int) -> str:
+    return json.dumps(vocabulary(n_vocab))
+
+
 def make_checkpoint(folder: Path, dims: Dims = SMALL, **changes: Any) -> Path:  # noqa: ANN401
     """A model folder; `changes` go to config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config(dims) | changes))
-    (folder / "vocab.json").write_text(json.dumps(vocabulary(dims.n_vocab)))
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary(dims.n_vocab)}}))
+    words = _vocabulary_json(dims.n_vocab)
+    (folder / "vocab.json").write_text(words)
+    (folder / "tokenizer.json").write_text(f'{{"model": {{"vocab": {words}}}}}')
     for name in ("tokenizer_config.json", "generation_config.json"):
         (folder / name).write_text("{}")
     save(folder / "model.safetensors", weights(dims))
