@@ -6,19 +6,24 @@ cd "$(dirname "$0")"
 extras=$1
 
 python=${PYTHON:-}
-for name in python3 python3.13 python3.12 python3.11; do
+for name in python3 python3.14 python3.13 python3.12 python3.11; do
     [ -n "$python" ] && break
-    if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then
+    if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))'; then
         python=$name
     fi
 done
 missing=
-[ -n "$python" ] || missing="python3"
-[ -z "$python" ] || "$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
+if [ -n "$python" ]; then
+    "$python" -c 'import venv, ensurepip' 2>/dev/null || missing=" $(basename "$python")-venv"
+elif command -v python3 >/dev/null; then
+    missing=" python3.11 python3.11-venv" # python3 is of another version
+else
+    missing=" python3 python3-venv"
+fi
 command -v git >/dev/null || missing="$missing git"
 if [ -n "$missing" ]; then
-    echo "missing:$missing (idiolect needs Python 3.11 to 3.13). Install with:" >&2
-    echo "  sudo apt install python3 python3-venv git make" >&2
+    echo "missing:$missing (idiolect needs Python 3.11 to 3.14). Install with:" >&2
+    echo "  sudo apt install$missing" >&2
     exit 1
 fi
 

@@ -175,7 +175,7 @@ def _cannot_listen(bind: str, port: int, error: OSError) -> ConfigError:
         )
     if error.errno == errno.EACCES:
         return ConfigError(f"port {port} needs more rights", "choose [server] port of 1024 or more, or 0 for any")
-    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+    if error.errno in (errno.EADDRNOTAVAIL, None) or isinstance(error, socket.gaierror):  # None: asyncio, Python 3.13
         return ConfigError(
             f"{bind} is not an address of this machine",
             '[server] bind: "127.0.0.1" for this machine only, "0.0.0.0" for the whole network',

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 import device_profiles
+from benchmarks.exporting import TINY, make_checkpoint
 from daemon.work import gate, pipeline
 from daemon.work.spec import JobClip, JobSpec, Side, load_result, load_spec, save_spec
 from idiolect.child import CallbackReporter, Message, Reporter
-from idiolect.errors import ArtifactError, JobError, JobStopped
+from idiolect.errors import JobError, JobStopped
 from training.audio import decode, duration_s, pcm_sha256
 from training.split import side
 
@@ -166,33 +167,34 @@ def test_an_export_with_a_zeroed_tensor_does_not_pass_the_gate(
 def test_an_export_of_another_tier_does_not_pass_the_gate(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from exporters import checkpoint
+    import exporters
 
-    run_dir = _redo_exports(finished, tmp_path / "run-0001")
-    dims = checkpoint.read_dims(run_dir / "checkpoint")
-    other = type(dims)(**{**vars(dims), "n_audio_state": 384, "n_text_state": 384})
-    monkeypatch.setattr(checkpoint, "read_dims", lambda folder: other)
-    with pytest.raises(ArtifactError, match="another tier"):
-        pipeline.check_tier(next((finished / "artifacts").rglob("*.bin")), finished / "checkpoint")
+    run_dir, tiny = _redo_exports(finished, tmp_path / "run-0001"), tmp_path / "tiny"
+    make_checkpoint(tiny, TINY)
+    export = exporters.export
+    monkeypatch.setattr(exporters, "export", lambda checkpoint, *rest, **named: export(tiny, *rest, **named))
     verdict = gate.decide(pipeline.run(run_dir, Reporter()), PROFILES)
     assert not verdict.publish
     assert any("another tier" in reason for reason in verdict.reasons)
 
 
-def test_a_full_disk_while_exporting_leaves_no_file_and_keeps_the_run(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import exporters
-
+def test_a_full_disk_while_exporting_leaves_no_file_and_keeps_the_run(finished: Path, tmp_path: Path) -> None:
     run_dir = _redo_exports(finished, tmp_path / "run-0001")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(exporters, "export", full)
-    result = pipeline.run(run_dir, Reporter())
-    assert "No space left" in result.artifacts[0].error
+    (run_dir / "artifacts").mkdir()
+    disk = f"mount -t tmpfs -o size=1m none {run_dir}/artifacts && echo mounted && "
+    job = f"{sys.executable} -m daemon.work.pipeline {run_dir}; find {run_dir}/artifacts -type f"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", disk + job]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        lines = child.stdout.read().splitlines()
+    if lines[:1] != ["mounted"]:
+        pytest.skip("no small disk can be mounted here")
+    assert json.loads(lines[-1])["kind"] == "done"  # and nothing is found on the disk
+    result = load_result(run_dir)
+    assert result is not None
+    assert "the disk has 1 MB free" in result.artifacts[0].error
     assert not gate.decide(result, PROFILES).publish
+    assert (run_dir / "checkpoint" / "model.safetensors").is_file()
 
 
 def test_folders_are_exported_heard_and_judged(finished: Path, tmp_path: Path) -> None:
