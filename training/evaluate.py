@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,12 @@ class Evaluation:
     insertions: int
     char_errors: tuple[int, ...]
     clip_chars: tuple[int, ...]
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Evaluation:
+        """From `asdict`, after JSON made lists of the tuples."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
 
     def summary(self) -> dict[str, Any]:
         """The figures without the texts, as `--json` and tables show them."""

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint"
 TRAINED_FILE = "trained.json"
 ARTIFACTS = "artifacts"
+SCORED = "scored"
 # An export is compared with its checkpoint on the same clips, which needs fewer than judging a model; the full window
 # is ten times the work.
 CHECKED_CLIPS = {"dynamic": 24, "full": 12}
@@ -75,7 +77,6 @@ class _Pipeline:
         self.spec: JobSpec = load_spec(run_dir)
         self.base = base_models.resolve(self.spec.base, self.spec.cache)
         self.checkpoint = run_dir / CHECKPOINT
-        self._evaluations: dict[tuple[str, str], Evaluation] = {}
         self._unreadable: list[str] = []
 
     def run(self) -> JobResult:
@@ -165,17 +166,20 @@ class _Pipeline:
     def _evaluate(
         self, name: str, folder: Path, clips: Sequence[EvaluationClip], context: str = "dynamic"
     ) -> Evaluation:
-        """A checkpoint on held-out clips, once per audio context."""
-        key = name, context
-        if key not in self._evaluations:
-            from training.decode import CheckpointTranscriber
-            from training.evaluate import evaluate
+        """A checkpoint on these held-out clips; what was scored before the job was stopped is not scored again."""
+        from training.decode import CheckpointTranscriber
+        from training.evaluate import Evaluation, evaluate
 
-            transcriber = CheckpointTranscriber(folder, name, self.spec.threads)
-            options = self._options(context)
-            self._evaluations[key] = evaluate(transcriber, clips, options, self.reporter)
-            transcriber.close()
-        return self._evaluations[key]
+        heard = _digest([context, [(clip.name, clip.text) for clip in clips]])[:16]
+        path = self.run_dir / SCORED / f"{name}-{heard}.json"
+        if path.exists():
+            return Evaluation.of(json.loads(path.read_text()))
+        transcriber = CheckpointTranscriber(folder, name, self.spec.threads)
+        evaluation = evaluate(transcriber, clips, self._options(context), self.reporter)
+        transcriber.close()
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, asdict(evaluation), mode=0o600)
+        return evaluation
 
     def _artifact(self, profile: Mapping[str, Any], clips: Sequence[EvaluationClip]) -> ArtifactResult:
         """One profile's file, made and heard in its own runtime; an error is a result, the other profiles go on."""

@@ -115,7 +115,10 @@ def test_a_stopped_job_goes_on_after_training(tmp_path: Path, cache: Path, voice
         pipeline.run(run_dir, reporter)
     messages: list[Message] = []
     result = pipeline.run(run_dir, CallbackReporter(messages.append))
-    assert "train" not in [message.data.get("name") for message in messages]
+    stages = [message.data["name"] for message in messages if message.kind == "stage"]
+    assert "train" not in stages
+    assert messages[-1].kind == "progress"
+    assert [message.kind for message in messages].count("progress") == 2 * result.held_out_clips  # stock is known
     assert result.steps > 0
 
 
