@@ -64,12 +64,12 @@ def list_models(context: typer.Context, json: Json = False) -> None:
             f"{m['parameters_m']} M",
             megabytes(float(str(m["size_bytes"]))),
             str(m["license"]),
-            str(m["repo"]),
         ]
         for m in found
     ]
-    table("", ["tier", "here", "parameters", "size", "licence", "from"], rows)
-    typer.echo("\nGet one with: idiolect models fetch TIER. A model folder or any Hugging Face id works as well.")
+    table("", ["tier", "here", "parameters", "size", "licence"], rows)
+    typer.echo("\nnano ships with idiolect; get openai/whisper-TIER with: idiolect models fetch TIER")
+    typer.echo("A model folder or any Hugging Face id works as well.")
 
 
 def fetch_models(models: Annotated[list[str], typer.Argument(help="Tiers or Hugging Face ids.")]) -> None:

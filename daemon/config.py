@@ -203,7 +203,8 @@ def _overrides(profiles: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _comment(text: str) -> list[str]:
-    return textwrap.wrap(" ".join(text.split()), 100, initial_indent="# ", subsequent_indent="# ")
+    line = " ".join(text.split())
+    return textwrap.wrap(line, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 
 def _toml(value: Any) -> str:  # noqa: ANN401

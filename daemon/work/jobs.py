@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from daemon.work.spec import LOCK_FILE
 from idiolect.child import MAX_LINE_CHARS, Message, error_from, parse
 from idiolect.errors import JobError
 
@@ -20,7 +21,6 @@ STOP_WAIT_S = 20.0
 TERMINATE_WAIT_S = 5.0
 NICENESS = 10
 LOG_FILE = "job.log"
-LOCK_FILE = "lock"
 ESTIMATED = ("estimated_bytes", "estimated_s")
 
 

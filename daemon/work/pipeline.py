@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from daemon.work.direct import MELS
 from daemon.work.spec import (
+    CHECKPOINT,
+    LOCK_FILE,
     RESULT_FILE,
     ArtifactResult,
     Difference,
@@ -36,7 +38,6 @@ from idiolect.files import write_json, write_text
 if TYPE_CHECKING:
     from training.evaluate import Evaluation, EvaluationClip
 
-CHECKPOINT = "checkpoint"
 TRAINED_FILE = "trained.json"
 ARTIFACTS = "artifacts"
 SCORED = "scored"
@@ -51,7 +52,7 @@ def run(run_dir: Path, reporter: Reporter) -> JobResult:
     import filelock
 
     try:
-        with filelock.FileLock(run_dir / "lock", timeout=0):
+        with filelock.FileLock(run_dir / LOCK_FILE, timeout=0):
             return load_result(run_dir) or _Pipeline(run_dir, reporter).run()
     except filelock.Timeout:
         raise JobError(f"another process works on {run_dir.name}", "wait for it to end") from None

@@ -11,11 +11,18 @@ from pydantic import ValidationError
 from daemon.intake.library import Run
 from daemon.rooms import Rooms
 from daemon.work.scheduler import Failure, Snapshot, TierState
-from daemon.work.spec import RUN_FILE, JobClip, JobResult, JobSpec, PublishedRun, load_result, load_spec, save_spec
+from daemon.work.spec import (
+    CHECKPOINT,
+    RUN_FILE,
+    JobClip,
+    JobResult,
+    JobSpec,
+    PublishedRun,
+    load_result,
+    load_spec,
+    save_spec,
+)
 from idiolect.errors import JobError
-
-CHECKPOINT = "checkpoint"
-"""The tuned model's folder in a run folder."""
 
 
 def look(rooms: Rooms, forced: frozenset[str] = frozenset(), *, busy: bool = False) -> Snapshot:

@@ -12,6 +12,9 @@ from idiolect.files import write_text
 Side = Literal["train", "select", "held-out"]
 RUN_FILE = "run.json"
 RESULT_FILE = "result.json"
+LOCK_FILE = "lock"
+CHECKPOINT = "checkpoint"
+"""The tuned model's folder in a run folder."""
 
 
 class _Record(BaseModel):

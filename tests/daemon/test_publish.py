@@ -11,8 +11,8 @@ import pytest
 from daemon import publish
 from daemon.paths import Paths
 from daemon.rooms import Rooms
-from daemon.work import pipeline, runs
-from daemon.work.spec import JobResult, load_spec
+from daemon.work import runs
+from daemon.work.spec import CHECKPOINT, JobResult, load_spec
 from idiolect.errors import StoreError
 from tests.daemon import small_job
 from tests.daemon.homes import CONFIG
@@ -89,16 +89,12 @@ async def test_the_next_run_knows_what_it_has_to_beat(rooms: Rooms) -> None:
     run_id, result = finished(rooms)
     await publish.finish(rooms, run_id, result)
     assert load_spec(rooms.run_dir(runs.begin(rooms, "nano"))).published is None  # its checkpoint is not there
-    (rooms.run_dir(run_id) / runs.CHECKPOINT).mkdir()
+    (rooms.run_dir(run_id) / CHECKPOINT).mkdir()
     published = load_spec(rooms.run_dir(runs.begin(rooms, "nano"))).published
     assert published is not None
     assert published.release_id == "r-0001"
-    assert published.checkpoint == rooms.run_dir(run_id) / runs.CHECKPOINT
+    assert published.checkpoint == rooms.run_dir(run_id) / CHECKPOINT
     assert published.trained_on == rooms.library.trained_on(run_id)
-
-
-def test_the_checkpoint_is_where_the_job_puts_it() -> None:
-    assert runs.CHECKPOINT == pipeline.CHECKPOINT
 
 
 async def test_the_event_loop_goes_on_while_files_are_copied(rooms: Rooms) -> None:
@@ -121,11 +117,11 @@ async def test_folders_of_runs_that_nothing_needs_are_removed(rooms: Rooms) -> N
     names = []
     for wer in (small_job.TUNED_WER, 0.6, 0.6):
         run_id, result = finished(rooms, wer)
-        (rooms.run_dir(run_id) / runs.CHECKPOINT).mkdir()
+        (rooms.run_dir(run_id) / CHECKPOINT).mkdir()
         await publish.finish(rooms, run_id, result)
         names.append(run_id)
     names.append(runs.begin(rooms, "tiny"))
     await publish.tidy(rooms)
-    left = [(rooms.run_dir(name) / runs.CHECKPOINT).exists() for name in names]
+    left = [(rooms.run_dir(name) / CHECKPOINT).exists() for name in names]
     assert left == [True, False, True, False]  # current release, nothing, newest, never had one
     assert all((rooms.run_dir(name) / "run.json").exists() for name in names)
