@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,23 +41,23 @@ def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> No
             os.kill(os.getpid(), number)
 
 
-@given(
-    st.lists(st.integers(0, 40 * RATE_HZ), max_size=3),
-    st.integers(1, 75 * RATE_HZ),
-)
-@settings(max_examples=30, deadline=None)
-def test_long_audio_is_cut_in_silence(pauses: list[int], n_samples: int) -> None:
-    pcm = np.ones(n_samples, np.float32)
-    for start in pauses:
-        pcm[start : start + RATE_HZ // 2] = 0
+@given(st.integers(1, 75 * RATE_HZ))
+@settings(deadline=None)
+def test_no_sample_of_long_audio_is_lost(n_samples: int) -> None:
+    pcm = np.arange(n_samples, dtype=np.float32)
     pieces = list(direct.windows(pcm))
     assert np.array_equal(np.concatenate(pieces), pcm)
     assert all(20 * RATE_HZ <= len(piece) <= 30 * RATE_HZ for piece in pieces[:-1])
     assert 0 < len(pieces[-1]) <= 30 * RATE_HZ
-    for piece, following in pairwise(pieces):
-        tail = np.concatenate([piece, following])[20 * RATE_HZ : 30 * RATE_HZ]
-        silence = np.convolve(tail == 0, np.ones(RATE_HZ // 5), "valid").max() == RATE_HZ // 5
-        assert piece[-1] == following[0] == 0 or not silence
+
+
+@pytest.mark.parametrize("pause_s", [20.0, 24.37, 29.5])
+def test_long_audio_is_cut_in_silence(pause_s: float) -> None:
+    pcm = np.ones(45 * RATE_HZ, np.float32)
+    start = round(pause_s * RATE_HZ)
+    pcm[start : start + RATE_HZ // 2] = 0
+    first, second = direct.windows(pcm)
+    assert first[-1] == second[0] == 0
 
 
 @pytest.mark.torch
