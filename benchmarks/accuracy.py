@@ -62,30 +62,31 @@ def main() -> int:
     parser.add_argument("voices", nargs="*", default=["human", "synthetic"], metavar="VOICE")
     parser.add_argument("--splits", type=int, default=1)
     options = parser.parse_args()
-    wer = f"{'stock → tuned WER':19}{'fewer':>6}  {'30 s window':13}"
-    print(f"{'voice':11}{'split':>5} {'clips':>5}  {wer}{'new words':12}loops  training")
+    print(heading("split"))
     kept = True
     for voice in options.voices:
-        recordings = _recordings(voice)
+        said = recordings(voice)
         rows = []
         for split in range(options.splits):
-            rows.append(_measure(recordings, _sides([text for _, _, text in recordings], split)))
-            _show(voice, split, rows[-1])
+            rows.append(measure(said, sides([text for _, _, text in said], split)))
+            show(voice, split, rows[-1])
         fewer = mean(row.fewer for row in rows)
-        heard, said = (sum(row.recalled()[i] for row in rows) for i in (1, 2))
+        heard, spoken = (sum(row.recalled()[i] for row in rows) for i in (1, 2))
         print(f"{voice:11} mean: {fewer:.0%} fewer errors (promised {FEWER_ERRORS[voice]:.0%})", end="")
         wanted = WORDS_RECALLED.get(voice, 0.0)
-        print(f", {heard} of {said} new words (promised {wanted:.0%})" if said else "")
-        kept &= fewer >= FEWER_ERRORS[voice] and heard >= wanted * said
+        print(f", {heard} of {spoken} new words (promised {wanted:.0%})" if spoken else "")
+        kept &= fewer >= FEWER_ERRORS[voice] and heard >= wanted * spoken
     return 0 if kept else 1
 
 
-def _recordings(voice: str) -> list[tuple[str, Pcm, str]]:
+def recordings(voice: str) -> list[tuple[str, Pcm, str]]:
+    """Name, 1-D float32 PCM at 16 kHz and text of a shipped voice's clips."""
     rows = [json.loads(row) for row in (VOICES / voice / "metadata.jsonl").read_text().splitlines()]
     return [(row["file_name"], decode(VOICES / voice / row["file_name"]), row["text"]) for row in rows]
 
 
-def _sides(texts: Sequence[str], split: int) -> list[Side]:
+def sides(texts: Sequence[str], split: int) -> list[Side]:
+    """Where each clip belongs: as idiolect decides in split 0, drawn anew in the others."""
     if not split:
         return [side(text) for text in texts]
 
@@ -96,12 +97,11 @@ def _sides(texts: Sequence[str], split: int) -> list[Side]:
     return [drawn(text) for text in texts]
 
 
-def _measure(recordings: Sequence[tuple[str, Pcm, str]], sides: Sequence[Side]) -> Row:
-    held_out = [EvaluationClip(*row) for row, where in zip(recordings, sides, strict=True) if where == "held-out"]
+def measure(said: Sequence[tuple[str, Pcm, str]], where: Sequence[Side]) -> Row:
+    """Teach nano the clips that are not held out, and score it and stock on those that are."""
+    held_out = [EvaluationClip(*clip) for clip, at in zip(said, where, strict=True) if at == "held-out"]
     sources = [
-        Source(*row, "en", select=where == "select")
-        for row, where in zip(recordings, sides, strict=True)
-        if where != "held-out"
+        Source(*clip, "en", select=at == "select") for clip, at in zip(said, where, strict=True) if at != "held-out"
     ]
     with tempfile.TemporaryDirectory() as folder:
         base = resolve("nano", Path(folder))
@@ -114,14 +114,21 @@ def _measure(recordings: Sequence[tuple[str, Pcm, str]], sides: Sequence[Side]) 
         return Row(stock, evaluate(model, held_out), full, train_s)
 
 
-def _show(voice: str, split: int, row: Row) -> None:
+def heading(label: str) -> str:
+    """What stands above the lines of `show`."""
+    wer = f"{'stock → tuned WER':19}{'fewer':>6}  {'30 s window':13}"
+    return f"{'voice':11}{label:>5} {'clips':>5}  {wer}{'new words':12}loops  training"
+
+
+def show(voice: str, label: object, row: Row) -> None:
+    """One line of the table under `heading`."""
     before, after, said = row.recalled()
     words = f"{before}→{after} of {said}" if said else "–"
     wer = f"{row.stock.wer:.1%} → {row.tuned.wer:.1%}"
     figures = (
         f"{wer:19}{row.fewer:6.0%}  {row.tuned_full.wer:<13.1%}{words:12}{row.tuned.loops:5.0%}  {row.train_s:6.0f} s"
     )
-    print(f"{voice:11}{split:5} {row.tuned.clips:5}  {figures}", flush=True)
+    print(f"{voice:11}{label!s:>5} {row.tuned.clips:5}  {figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -74,12 +74,17 @@ def report(comparison: Comparison, learning_curve: Sequence[Line] = (), releases
             lines("WER over the releases", releases),
             _note("Each was measured on the recordings held out at its time."),
         ]
+    return page("idiolect: evaluation", parts)
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """These pieces of HTML as a whole page in the report's style."""
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>idiolect: evaluation</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{safe(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
