@@ -100,6 +100,37 @@ class Training(_Section):
     """Processor threads for training. 0: as many as the machine has."""
 
 
+class Conditions(_Section):
+    """What a training waits for, and is paused for while it runs. `idiolect train --now` overrides it."""
+
+    hours: tuple[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")], ...] = ()
+    """Times of the day to train at, as ["22:00-07:00", "12:00-13:00"]. None: any time."""
+
+    on_battery: bool = False
+    """Train on battery, too."""
+
+    max_load_percent: Annotated[float, Field(ge=0, le=100)] = 50.0
+    """Wait while other programs use more of the processor than this. 100: never wait for them."""
+
+    calm_minutes: Annotated[float, Field(ge=0, le=1440)] = 2.0
+    """After they did, they must have used less for this long."""
+
+    min_free_memory_gb: Annotated[float, Field(ge=0, le=10_000)] = 1.0
+    """Wait until so much memory is available; a running training is paused at half of it."""
+
+    min_free_disk_gb: Annotated[float, Field(ge=0, le=100_000)] = 2.0
+    """Wait until so much is free on the disk of the state folder; a running training is paused at half of it."""
+
+    shared_gpu: bool = False
+    """Train while another program computes on the NVIDIA GPU."""
+
+
+ANY_TIME = Conditions(
+    on_battery=True, max_load_percent=100.0, min_free_memory_gb=0.0, min_free_disk_gb=0.0, shared_gpu=True
+)
+"""Nothing is waited for: for trials that somebody looks on at."""
+
+
 class Export(_Section):
     """What is made of a trained model."""
 
@@ -112,6 +143,18 @@ class Publish(_Section):
 
     anyway: bool = False
     """Publish even a model that did not prove better. For trying out the way to a device, never for daily use."""
+
+
+class Notify(_Section):
+    """Who hears of a new model."""
+
+    desktop: bool = True
+    """Show a notice on the desktop when a new model is published."""
+
+    on_publish: tuple[str, ...] = ()
+    """A command to run then, as ["/home/me/bin/told", "--quietly"]: no shell reads it. It gets one more argument, as
+    "Small: 12 % → 7 %", and IDIOLECT_TIER, IDIOLECT_RELEASE, IDIOLECT_WER_STOCK and IDIOLECT_WER_TUNED in its
+    environment; after a minute it is ended."""
 
 
 class Server(_Section):
@@ -138,8 +181,10 @@ class Config(_Section):
 
     recordings: Recordings = Recordings()
     training: Training = Training()
+    conditions: Conditions = Conditions()
     export: Export = Export()
     publish: Publish = Publish()
+    notify: Notify = Notify()
     server: Server = Server()
     profiles: dict[str, dict[str, Any]] = {}
     """Other values for single keys of a device profile. `idiolect profiles` shows the keys."""

@@ -94,7 +94,9 @@ def _make_home(folder: Path) -> None:
                 "next_run_percent": 50.0,
                 "quiet_s": 1.0,
             },
+            "conditions": settings.ANY_TIME,
             "export": {"profiles": PROFILES},
+            "notify": {"desktop": False},
             "server": {"port": 0, "label": f"demo-{os.getpid()}"},
             "profiles": {name: {"tier": "nano"} for name in PROFILES},
         }

@@ -40,6 +40,12 @@ class Rooms:
         finally:
             library.close()
 
+    @staticmethod
+    def check(paths: Paths, config: Config) -> None:
+        """Raise ConfigError where `opened` would, and open nothing."""
+        _chosen_profiles(paths, config)
+        _check_tiers(paths, config)
+
     @property
     def folders(self) -> tuple[Path, ...]:
         """The watched folders."""

@@ -8,14 +8,14 @@ import logging
 import os
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict
-from logging.handlers import RotatingFileHandler
-from pathlib import Path
 from typing import Any
 
-from daemon.config import Config
+from daemon import logs, notices, supervisor
+from daemon.config import Config, load
 from daemon.config import Server as ServerSettings
 from daemon.intake.intake import Intake
 from daemon.paths import Paths
@@ -24,11 +24,12 @@ from daemon.status import describe
 from daemon.sync.control import ControlServer
 from daemon.sync.discovery import Advertisement
 from daemon.sync.server import Server
-from daemon.work import runs
+from daemon.work import conditions, runs
 from daemon.work.jobs import PIPELINE
+from daemon.work.machine import Machine
 from daemon.work.scheduler import Action, next_action
 from daemon.work.trainer import Trainer
-from idiolect.errors import CheckpointError, DatasetError, UsageError
+from idiolect.errors import CheckpointError, ConfigError, DatasetError, UsageError
 
 REST_S = 0.5
 REST_FACTOR = 4
@@ -60,10 +61,13 @@ class Daemon:
         self._config = config
         self.started = False
         """Every door is open."""
-        self._wake, self._stopping = asyncio.Event(), asyncio.Event()
+        self._wake, self._leaving = asyncio.Event(), asyncio.Event()
+        self._ending = False
+        self._next_config: Config | None = None  # to live by after a reload
         self._on_event = on_event
         self._pipeline = pipeline
         self._action = Action("nothing", "starting")
+        self._due = False
         self._decided_in_s = 0.0
         self._forced: set[str] = set()
         self._looked = False  # at the folders as they are now
@@ -81,20 +85,28 @@ class Daemon:
 
     async def serve(self) -> None:
         """`run` inside an event loop."""
-        with self._paths.locked(), _logging(self._paths.log_file), Rooms.opened(self._paths, self._config) as rooms:
-            self._rooms = rooms
-            with self._signals():
-                async with contextlib.AsyncExitStack() as closing:
-                    await self._startup(closing)
-                    self.started = True
-                    await self._main_loop()
+        with self._paths.locked(), logs.kept_in(self._paths.log_file), self._signals():
+            try:
+                while not self._ending:
+                    await self._live()
+            finally:
+                supervisor.stopping()
+                _log.info("ended")
 
     def stop(self) -> None:
         """Save the running job and end. The second call does not wait for the job."""
-        if self.started:
-            self._trainer.stop()
-        self._stopping.set()
-        self._wake.set()
+        self._ending = True
+        self._leave()
+
+    def reload(self) -> None:
+        """Read the settings again and live by them; a running job saves and goes on. Raises ConfigError, and then
+        nothing changes."""
+        config = load(self._paths.config_file)
+        Rooms.check(self._paths, config)
+        supervisor.reloading()
+        self._warnings.clear()
+        self._next_config, self._looked = config, False
+        self._leave()
 
     def status(self) -> dict[str, Any]:
         """What `idiolect status --json` says."""
@@ -112,6 +124,35 @@ class Daemon:
         )
 
     # Life
+
+    async def _live(self) -> None:
+        """From open doors to closed ones, under one configuration."""
+        self._leaving.clear()
+        before, config = self._config, self._next_config or self._config
+        self._config, self._next_config = config, None
+        try:
+            await self._live_by(config)
+        except ConfigError as error:  # as a port that is taken
+            if config is before:
+                raise
+            self._config = before
+            self._refuse_settings(error)
+
+    async def _live_by(self, config: Config) -> None:
+        with Rooms.opened(self._paths, config) as rooms:
+            self._rooms = rooms
+            self._machine = Machine(self._paths.state, config.conditions.max_load_percent)
+            async with contextlib.AsyncExitStack() as closing:
+                await self._startup(closing)
+                self.started = True
+                supervisor.ready()
+                await self._main_loop()
+
+    def _leave(self) -> None:
+        if self.started:
+            self._trainer.stop()
+        self._leaving.set()
+        self._wake.set()
 
     async def _startup(self, closing: contextlib.AsyncExitStack) -> None:
         """Open every door; `closing` shuts them in reverse order, also where a later one does not open."""
@@ -132,10 +173,12 @@ class Daemon:
         await control.start()
         closing.push_async_callback(self._end_tasks)
         self._spawn(self._take_in())
+        if every_s := supervisor.watchdog_s():
+            self._spawn(supervisor.keep_alive(every_s))
 
     async def _main_loop(self) -> None:
         trouble = False
-        while not self._stopping.is_set():
+        while not self._leaving.is_set():
             try:
                 if trouble:
                     self._trainer.recover()
@@ -143,8 +186,11 @@ class Daemon:
                     self._warnings.pop("state", None)
                 self._wake.clear()
                 self._decide()
-                if self._action.kind == "train" and self._action.tier:
-                    await self._train(self._action.tier, self._action.run_id)
+                if self._due and not self._action.asked:
+                    await asyncio.to_thread(self._machine.look)
+                    self._decide()
+                if self._action.kind == "train":
+                    await self._train(self._action)
                 else:
                     await self._sleep_until(self._action.at)
             except (OSError, sqlite3.Error) as error:  # a full disk, most often; what is published is served on
@@ -152,7 +198,7 @@ class Daemon:
                 _log.exception("cannot go on")
                 self._warn("state", f"{self._paths.state} cannot be written ({error}); trying again every minute")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), TROUBLE_PAUSE_S)
+                    await asyncio.wait_for(self._leaving.wait(), TROUBLE_PAUSE_S)
 
     async def _serve_devices(self, settings: ServerSettings, closing: contextlib.AsyncExitStack) -> None:
         store = self._rooms.store
@@ -169,8 +215,9 @@ class Daemon:
     def _decide(self) -> None:
         began_s = time.monotonic()
         snapshot = runs.look(self._rooms, frozenset(self._forced), busy=self._intake.busy or not self._looked)
-        action = next_action(snapshot, self._config.training, time.time())
-        self._action = action
+        wanted = next_action(snapshot, self._config.training, time.time())
+        action = conditions.hold_back(wanted, self._machine.reading, self._config.conditions, time.time())
+        self._action, self._due = action, wanted.kind == "train"
         if action.kind == "train" or not snapshot.busy or began_s > self._told_s + TELL_EVERY_S:
             self._tell()
         self._decided_in_s = time.monotonic() - began_s
@@ -190,19 +237,43 @@ class Daemon:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), None if at is None else max(0.0, at - time.time()))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), max(REST_S, REST_FACTOR * self._decided_in_s))
+            await asyncio.wait_for(self._leaving.wait(), max(REST_S, REST_FACTOR * self._decided_in_s))
 
     # Beside it
 
-    async def _train(self, tier: str, run_id: str | None) -> None:
-        self._forced.discard(tier)
-        run = await self._trainer.train(tier, run_id)
+    async def _train(self, action: Action) -> None:
+        assert action.tier is not None
+        self._forced.discard(action.tier)
+        watching = asyncio.create_task(self._watch_machine(action))
+        try:
+            run = await self._trainer.train(action.tier, action.run_id)
+        finally:
+            watching.cancel()
+        if run is not None and run.state == "interrupted" and action.asked:
+            self._forced.add(action.tier)  # a reload must not let it wait
         if run is None or run.state != "published":
             return
         if self._server is not None:
             self._server.notify()
         if self._advertisement is not None:
             await self._advertisement.update(self._rooms.store.version)
+        self._spawn(self._announce(notices.Notice.of(run)))
+
+    async def _watch_machine(self, action: Action) -> None:
+        """Pause the job where the machine is needed otherwise."""
+        while True:
+            await asyncio.sleep(conditions.CHECK_EVERY_S)
+            if action.asked or action.tier in self._forced:
+                continue
+            reading = await asyncio.to_thread(self._machine.look)
+            if missing := conditions.unmet(reading, self._config.conditions, running=True):
+                _log.info("the training pauses, waiting for %s", missing.what)
+                self._trainer.pause(missing.what)
+
+    async def _announce(self, notice: notices.Notice) -> None:
+        if trouble := await notices.tell(notice, self._config.notify):
+            _log.warning("%s", trouble)
+            self._warn("notify", trouble)
 
     async def _take_in(self) -> None:
         while True:
@@ -237,6 +308,8 @@ class Daemon:
             await self._intake.rescan()
         if command == "stop":
             self.stop()
+        if command == "reload":
+            self.reload()
         return self.status()
 
     def _train_now(self, tier: str | None) -> dict[str, Any]:
@@ -260,6 +333,9 @@ class Daemon:
         self._warnings[about] = message
         self._on_event("warning", {"message": message})
 
+    def _refuse_settings(self, error: ConfigError) -> None:
+        self._warn("settings", f"the new settings cannot be used ({error.message}); going on with the old ones")
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -268,28 +344,23 @@ class Daemon:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        numbers = [signal.SIGINT, signal.SIGTERM]
+        actions = {signal.SIGINT: self.stop, signal.SIGTERM: self.stop}
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-            numbers.append(signal.SIGHUP)
-        for number in numbers:
-            loop.add_signal_handler(number, self.stop)
+            actions[signal.SIGHUP] = self._hang_up
+        for number, action in actions.items():
+            loop.add_signal_handler(number, action)
         try:
             yield
         finally:
-            for number in numbers:
+            for number in actions:
                 loop.remove_signal_handler(number)
 
-
-@contextlib.contextmanager
-def _logging(path: Path) -> Iterator[None]:
-    handler = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=2, encoding="utf-8")
-    path.chmod(0o600)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    _log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()
+    def _hang_up(self) -> None:
+        """SIGHUP ends what a closed terminal leaves behind, and lets a service read its settings again."""
+        if sys.stdin is not None and sys.stdin.isatty():
+            self.stop()
+            return
+        try:
+            self.reload()
+        except ConfigError as error:
+            self._refuse_settings(error)

@@ -46,6 +46,7 @@ def describe(
             "reason": action.reason,
             "tier": action.tier,
             "run": action.run_id,
+            "waits_for": action.waits_for,
             "at": None if action.at is None else datetime.fromtimestamp(action.at, UTC).isoformat(timespec="seconds"),
         },
         "job": job,

@@ -68,6 +68,8 @@ class Run:
     created: datetime
     finished: datetime | None
     summary: dict[str, Any] | None
+    crashes: int = 0
+    """How often the daemon died while it ran."""
 
 
 @dataclass(frozen=True)
@@ -211,10 +213,11 @@ class Library:
         reason: str | None = None,
         release_id: str | None = None,
         summary: dict[str, Any] | None = None,
+        crashes: int | None = None,
     ) -> None:
         """Change what is given of a run. "failed", "kept" and "published" finish it. UsageError for an unknown id."""
         number = self._number(run_id)
-        changes: dict[str, Any] = {"reason": reason, "release_id": release_id, "state": state}
+        changes: dict[str, Any] = {"reason": reason, "release_id": release_id, "state": state, "crashes": crashes}
         changes = {name: value for name, value in changes.items() if value is not None}
         if state is not None:
             changes["finished_at"] = None if state in {"running", "interrupted"} else time.time()
@@ -298,4 +301,5 @@ def _run(row: sqlite3.Row) -> Run:
         created=datetime.fromtimestamp(row["created_at"], UTC),
         finished=None if row["finished_at"] is None else datetime.fromtimestamp(row["finished_at"], UTC),
         summary=None if row["summary"] is None else json.loads(row["summary"]),
+        crashes=row["crashes"],
     )

@@ -66,6 +66,7 @@ MIGRATIONS = (
         PRIMARY KEY (run, pcm_sha256)
     ) STRICT, WITHOUT ROWID;
     """,
+    "ALTER TABLE runs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;  -- how often the daemon died while it ran",
 )
 
 
@@ -79,7 +80,7 @@ def migrate(connection: sqlite3.Connection, name: str) -> None:
         )
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         try:
-            connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+            connection.executescript(f"BEGIN IMMEDIATE; {script}\n PRAGMA user_version = {number}; COMMIT;")
         except sqlite3.DatabaseError:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

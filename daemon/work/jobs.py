@@ -17,8 +17,9 @@ from idiolect.child import MAX_LINE_CHARS, Message, error_from, parse
 from idiolect.errors import JobError
 
 PIPELINE = (sys.executable, "-P", "-m", "daemon.work.pipeline")  # -P: the present folder lends no code
-STOP_WAIT_S = 20.0
-TERMINATE_WAIT_S = 5.0
+STOP_WAIT_S = 3.0
+TERMINATE_WAIT_S = 0.5
+"""Together less than the five seconds that a machine which shuts down may give; a training also saves as it goes."""
 NICENESS = 10
 LOG_FILE = "job.log"
 ESTIMATED = ("estimated_bytes", "estimated_s")
@@ -101,15 +102,16 @@ class Job:
                 await self._process.wait()
         return self._outcome(status)
 
-    async def stop(self) -> None:
-        """Ask it to save and exit; after `stop_wait_s` end it. Returns when it is gone."""
+    async def stop(self, wait_s: float | None = None) -> None:
+        """Ask it to save and exit; after `wait_s` (default `stop_wait_s`) end it. Returns when it is gone."""
         self._stopping = True
         if self._process is None:
             return
         self._say_stop()
-        for wait_s, harder in ((self._stop_wait_s, signal.SIGTERM), (TERMINATE_WAIT_S, signal.SIGKILL)):
+        first_s = self._stop_wait_s if wait_s is None else wait_s
+        for patience_s, harder in ((first_s, signal.SIGTERM), (TERMINATE_WAIT_S, signal.SIGKILL)):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), wait_s)
+                await asyncio.wait_for(self._process.wait(), patience_s)
                 return
             self._signal(harder)
         await self._process.wait()
@@ -197,4 +199,4 @@ def _open_log(path: Path) -> IO[bytes]:
 
 def _be_nice(pid: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PGRP, pid, NICENESS)
+        os.setpriority(os.PRIO_PGRP, pid, max(NICENESS, os.nice(0)))

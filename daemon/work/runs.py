@@ -24,6 +24,9 @@ from daemon.work.spec import (
 )
 from idiolect.errors import JobError
 
+MAX_CRASHES = 3
+"""A run that the daemon died in so often may be what it dies of: it goes on no more."""
+
 
 def look(rooms: Rooms, forced: frozenset[str] = frozenset(), *, busy: bool = False) -> Snapshot:
     """What the scheduler decides on. A tier that was asked for is looked at even where the configuration omits it."""
@@ -82,7 +85,12 @@ def recover(rooms: Rooms) -> list[Path]:
         if not (rooms.run_dir(run.id) / RUN_FILE).exists():
             rooms.library.update_run(run.id, state="failed", reason="stopped before it began")
         elif run.state == "running":
-            rooms.library.update_run(run.id, state="interrupted", reason="the daemon ended while it ran")
+            crashes = run.crashes + 1
+            if crashes < MAX_CRASHES:
+                state, reason = "interrupted", "the daemon ended while it ran"
+            else:
+                state, reason = "failed", f"the daemon ended {crashes} times while it ran"
+            rooms.library.update_run(run.id, state=state, reason=reason, crashes=crashes)
     return [rooms.run_dir(run.id) for run in unfinished]
 
 

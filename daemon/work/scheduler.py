@@ -10,6 +10,8 @@ from daemon.config import Training
 
 RETRY_FIRST_S = 600.0
 RETRY_MAX_S = 86_400.0
+SAME_TRIES = 4
+"""So many failures with the same recordings are tried again; then only new ones, or the user, begin another."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +58,28 @@ class Action:
     tier: str | None = None
     run_id: str | None = None
     at: float | None = None  # seconds since the epoch
+    asked: bool = False  # by the user, so that no condition of the machine holds it back
+    waits_for: str = ""  # the condition that does: a name of daemon.work.conditions
 
 
 def next_action(snapshot: Snapshot, settings: Training, now: float) -> Action:
     """What to do at `now` (seconds since the epoch).
 
-    An interrupted run goes on first, then what the user asked for, then the first tier with enough new speech, once
-    nothing has arrived for `settings.quiet_s`. A failed tier waits for new speech, longer after every failure.
+    What the user asked for goes first, then an interrupted run, then the first tier with enough new speech, once
+    nothing has arrived for `settings.quiet_s`. A failed tier waits, longer after every failure.
     """
     if not snapshot.tiers:
         return Action("nothing", "the configuration names no tiers to train ([training] tiers)")
-    for state in snapshot.tiers:
+    for state in sorted(snapshot.tiers, key=lambda state: not state.forced):
         if state.interrupted_run and state.cached:
             reason = f"{state.interrupted_run} was interrupted; it goes on where it was"
-            return Action("train", reason, state.tier, state.interrupted_run)
+            return Action("train", reason, state.tier, state.interrupted_run, asked=state.forced)
+        if state.forced and state.cached and snapshot.ready_clips:
+            return Action("train", f"asked for; training {state.tier}", state.tier, asked=True)
     if not snapshot.ready_clips:
         missing = " ".join(dict.fromkeys(state.base or state.tier for state in snapshot.tiers if not state.cached))
         fetch = f"; stock weights are missing, run `idiolect models fetch {missing}`" if missing else ""
         return Action("wait", f"no recording with a transcript yet{fetch}")
-    for state in snapshot.tiers:
-        if state.forced and state.cached:
-            return Action("train", f"asked for; training {state.tier}", state.tier)
     answers = [_for_tier(state, settings, now) for state in snapshot.tiers]
     due = next((answer for answer in answers if answer.kind == "train"), None)
     return _when_quiet(due, snapshot, settings, now) if due else _all_waiting(answers)
@@ -111,15 +114,15 @@ def _measure(state: TierState, settings: Training) -> tuple[str, bool]:
 
 
 def _after_failure(tier: str, failure: Failure, have: str, now: float) -> Action:
-    if not failure.new_clips:
-        reason = f"the last run failed ({failure.reason}); waiting for new recordings, or `idiolect train --now`"
-        return Action("wait", reason, tier)
-    pause_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** (failure.count - 2)) if failure.count > 1 else 0.0
-    if now < failure.at + pause_s:
-        reason = (
-            f"the last {failure.count} runs failed ({failure.reason}); trying again {_in(failure.at + pause_s - now)}"
-        )
-        return Action("wait", reason, tier, at=failure.at + pause_s)
+    times = f"the last {failure.count} runs" if failure.count > 1 else "the last run"
+    failed = f"{times} failed ({failure.reason})"
+    if not failure.new_clips and failure.count >= SAME_TRIES:
+        return Action("wait", f"{failed}; waiting for new recordings, or `idiolect train --now`", tier)
+    # New recordings may be the cure: after one failure they are tried at once.
+    doublings = failure.count - (2 if failure.new_clips else 1)
+    at = failure.at + (min(RETRY_MAX_S, RETRY_FIRST_S * 2**doublings) if doublings >= 0 else 0.0)
+    if now < at:
+        return Action("wait", f"{failed}; trying again {_in(at - now)}, or now: `idiolect train --now`", tier, at=at)
     return Action("train", have, tier)
 
 

@@ -15,6 +15,9 @@ from daemon.work.jobs import Job, wait_until_free
 from idiolect.child import Message
 from idiolect.errors import IdiolectError, JobError
 
+PAUSE_WAIT_S = 30.0
+"""A pause is not in a hurry as a stop is: a big model may take a while to save."""
+
 _log = logging.getLogger("idiolect")
 
 
@@ -30,6 +33,7 @@ class Trainer:
         self._pipeline = pipeline
         self._emit = emit
         self._stopping = asyncio.Event()
+        self._paused = ""
         self._farewell: asyncio.Task[None] | None = None
         self.recover()
 
@@ -44,6 +48,7 @@ class Trainer:
         """
         if not await self._alone():
             return None
+        self._paused = ""
         run_id = run_id or runs.begin(self._rooms, tier)
         try:
             result = runs.result_of(self._rooms, run_id)
@@ -54,8 +59,8 @@ class Trainer:
                 raise JobError("the job ended well but left no result.json", f"see {self._rooms.run_dir(run_id)}")
             await publish.finish(self._rooms, run_id, result)
         except (IdiolectError, OSError) as error:
-            stopped = self._stopping.is_set() and isinstance(error, JobError)
-            reason = " — ".join(str(error).splitlines())
+            stopped = (self._stopping.is_set() or self._paused) and isinstance(error, JobError)
+            reason = (stopped and self._paused) or " — ".join(str(error).splitlines())
             self._rooms.library.update_run(run_id, state="interrupted" if stopped else "failed", reason=reason)
         run = self._rooms.library.run(run_id)
         _log.info("%s of tier %s: %s %s", run.id, run.tier, run.state, run.reason)
@@ -70,6 +75,12 @@ class Trainer:
         elif self.job is not None:
             self._farewell = asyncio.create_task(self.job.stop())
         self._stopping.set()
+
+    def pause(self, reason: str) -> None:
+        """Let the job save and end; its run is interrupted for `reason`, and `train` goes on with it."""
+        if self.job is not None and not self._paused and not self._stopping.is_set():
+            self._paused = f"paused, waiting for {reason}"
+            self._farewell = asyncio.create_task(self.job.stop(PAUSE_WAIT_S))
 
     async def _work(self, run_id: str) -> None:
         self._rooms.library.update_run(run_id, state="running", reason="")

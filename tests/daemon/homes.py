@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from daemon.config import Config, Export, Publish, Recordings, Server, Training
+from daemon.config import ANY_TIME, Config, Export, Notify, Publish, Recordings, Server, Training
 from daemon.paths import Paths
 from daemon.run import Daemon
 from training import base_models
@@ -20,7 +20,9 @@ VOICE = Path(base_models.__file__).parent / "data" / "voices" / "synthetic"
 CONFIG = Config(
     recordings=Recordings(settle_s=0.05),
     training=Training(tiers=("nano",), first_run_minutes=0.0, quiet_s=0.0, min_new_clips=1),
+    conditions=ANY_TIME,
     export=Export(profiles=("android-futo",)),
+    notify=Notify(desktop=False),
     publish=Publish(),
     server=Server(port=0, discovery=False),
     profiles={"android-futo": {"tier": "nano"}},

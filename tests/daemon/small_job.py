@@ -1,7 +1,7 @@
 """A job as small as one can be, run as `small_job.py MODE RUN_DIR`: the pipeline's place in tests of its parent.
 
 It holds the run folder, speaks the protocol and leaves a result. MODE: "good" (better than stock), "worse", "fail",
-"empty" (no result), "slow" (works until asked to stop; done at once when it is started again), "stuck" (works on for
+"empty" (no result), "deaf" (hears of no stop), "slow" (works until asked to stop; done at once when it is started again), "stuck" (works on for
 a while after its parent died, as one that saves does).
 """
 
@@ -103,6 +103,8 @@ def _work(reporter: PipeReporter, mode: str, run_dir: Path) -> None:
     reporter.progress(1, 4, "steps")
     if mode == "fail":
         raise ExportError("the disk is full", "make room")
+    if mode == "deaf":
+        time.sleep(60)
     begun = run_dir / "begun"
     if mode in {"slow", "stuck"} and not begun.exists():
         begun.touch()

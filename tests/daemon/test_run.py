@@ -259,3 +259,143 @@ async def test_when_it_is_gone_nobody_answers(paths: Paths) -> None:
         pass
     with pytest.raises(NotRunning):
         ask(paths, "status")
+
+
+async def test_a_training_waits_for_the_machine_unless_it_is_asked_for(paths: Paths) -> None:
+    record(paths, 0, 1)
+    config = changed(conditions={"min_free_memory_gb": 10_000.0})
+    async with living(daemon(paths, config=config)) as one:
+        await until(lambda: one.status()["next"]["waits_for"] == "memory")
+        assert "of 10000 GB are available" in one.status()["next"]["reason"]
+        assert states(one) == []
+        await asyncio.to_thread(ask, paths, "train")
+        await until(lambda: states(one) == ["published"])
+
+
+async def test_a_training_pauses_while_the_machine_is_needed_and_goes_on(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.work.conditions.CHECK_EVERY_S", 0.1)
+    free = {"bytes": 1 << 60}
+    monkeypatch.setattr("daemon.work.machine.free_bytes", lambda folder: free["bytes"])
+    record(paths, 0, 1)
+    async with living(daemon(paths, "slow", changed(conditions={"min_free_disk_gb": 2.0}))) as one:
+        await until(lambda: job_log(paths))
+        free["bytes"] = 900_000_000
+        await until(lambda: states(one) == ["interrupted"])
+        assert one.status()["runs"][0]["reason"] == "paused, waiting for disk space: 0.9 of 2 GB are free"
+        await until(lambda: one.status()["next"]["waits_for"] == "disk")
+        assert "run-0001 was interrupted" in one.status()["next"]["reason"]
+        free["bytes"] = 1 << 60
+        await until(lambda: states(one) == ["published"])
+
+
+async def test_a_run_that_the_daemon_dies_in_again_and_again_is_given_up(paths: Paths) -> None:
+    record(paths, 0, 1)
+    async with living(daemon(paths)) as one:
+        await until(lambda: states(one) == ["published"])
+    library = Library(paths.library_db)
+    library.update_run("run-0001", state="running", crashes=2)
+    library.close()
+    async with living(daemon(paths)) as again:
+        assert states(again) == ["failed"]
+        assert again.status()["runs"][0]["reason"] == "the daemon ended 3 times while it ran"
+
+
+async def test_a_stop_takes_less_than_five_seconds_whatever_the_job_does(paths: Paths) -> None:
+    record(paths, 0, 1)
+    with process(paths, "deaf") as first:
+        await until(lambda: len(job_log(paths)) == 1)
+        first.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(first.wait, 5) == 0
+    assert _states_in(paths) == ["interrupted"]
+
+
+async def test_new_settings_are_lived_by_without_a_new_process(paths: Paths) -> None:
+    paths.make()
+    record(paths, 0, 1)
+    config = changed(training={"first_run_minutes": 60.0})
+    async with living(daemon(paths, config=config)) as one:
+        await until(lambda: one.status()["recordings"]["ready"] == 2)
+        paths.config_file.write_text(example(CONFIG))
+        await asyncio.to_thread(ask, paths, "reload")
+        await until(lambda: states(one) == ["published"])
+
+
+async def test_a_job_goes_on_under_new_settings(paths: Paths) -> None:
+    paths.make()
+    record(paths, 0, 1)
+    async with living(daemon(paths, "slow")) as one:
+        await until(lambda: len(job_log(paths)) == 1)
+        paths.config_file.write_text(example(changed(server={"label": "new"})))
+        one.reload()
+        await until(lambda: states(one) == ["published"])
+    assert [line.split()[0] for line in job_log(paths)] == ["start", "end", "start", "end"]
+
+
+async def test_settings_that_cannot_be_used_leave_everything_as_it_is(paths: Paths) -> None:
+    paths.make()
+    async with living(daemon(paths)) as one:
+        urls = one.status()["server"]["urls"]
+        paths.config_file.write_text("[training]\ntiers = ['nona']\n")
+        with pytest.raises(ConfigError, match="nona"):
+            await asyncio.to_thread(ask, paths, "reload")
+        assert one.status()["server"]["urls"] == urls
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            paths.config_file.write_text(example(changed(server={"port": taken.getsockname()[1]})))
+            await asyncio.to_thread(ask, paths, "reload")
+            await until(lambda: any("going on with the old ones" in text for text in one.status()["warnings"]))
+        assert one.status()["server"]["urls"]
+
+
+async def test_a_service_hears_that_it_is_ready_alive_reloading_and_stopping(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths.make()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(paths.state / "notify"))
+        supervisor.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(paths.state / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "100000")
+        monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+
+        def heard_until(state: str) -> list[str]:
+            heard: list[str] = []
+            while state not in heard:
+                heard.append(supervisor.recv(1000).decode().partition("\n")[0])
+            return heard
+
+        paths.config_file.write_text(example(CONFIG))
+        async with living(daemon(paths)) as one:
+            assert set(await asyncio.to_thread(heard_until, "READY=1")) <= {"WATCHDOG=1", "READY=1"}
+            await asyncio.to_thread(heard_until, "WATCHDOG=1")
+            one.reload()
+            assert set(await asyncio.to_thread(heard_until, "RELOADING=1")) <= {"WATCHDOG=1", "RELOADING=1"}
+            await asyncio.to_thread(heard_until, "READY=1")
+        assert "READY=1" not in await asyncio.to_thread(heard_until, "STOPPING=1")
+
+
+async def test_the_users_command_hears_of_a_new_model(paths: Paths, tmp_path: Path) -> None:
+    record(paths, 0, 1)
+    script = "import os, sys; open(sys.argv[1], 'w').write(sys.argv[2] + '|' + os.environ['IDIOLECT_RELEASE'])"
+    command = (sys.executable, "-c", script, str(tmp_path / "told"))
+    async with living(daemon(paths, config=changed(notify={"on_publish": command}))) as one:
+        await until(lambda: (tmp_path / "told").exists() and (tmp_path / "told").read_text())
+        assert (tmp_path / "told").read_text() == "Nano: 50 % → 10 %|r-0001"
+        assert one.status()["warnings"] == []
+
+
+async def test_a_command_that_fails_is_warned_of(paths: Paths) -> None:
+    record(paths, 0, 1)
+    async with living(daemon(paths, config=changed(notify={"on_publish": ("/no/such/command",)}))) as one:
+        await until(lambda: any("on_publish: /no/such/command cannot be run" in w for w in one.status()["warnings"]))
+        assert states(one) == ["published"]
+
+
+async def test_the_log_holds_no_transcript(paths: Paths) -> None:
+    record(paths, 0, 1, 2)
+    async with living(daemon(paths)) as one:
+        await until(lambda: states(one) == ["published"])
+    texts = [path.read_text() for path in paths.recordings.glob("*.txt")]
+    assert len(texts) == 3
+    assert not [text for text in texts if text in paths.log_file.read_text()]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from daemon.config import Training
-from daemon.work.scheduler import Action, Failure, Snapshot, TierState, next_action
+from daemon.work.scheduler import SAME_TRIES, Action, Failure, Snapshot, TierState, next_action
 
 NOW = 1_000_000.0
 SETTINGS = Training(tiers=("tiny", "small"))
@@ -116,12 +116,30 @@ def test_asked_for_means_now() -> None:
     assert decide(replace(little, new_clips=0), ready_clips=0).kind == "wait"
 
 
-def test_a_failed_run_is_not_tried_again_with_the_same_recordings() -> None:
-    action = decide(FAILED)
-    assert action.kind == "wait"
-    assert action.at is None
-    assert "out of memory" in action.reason
-    assert "--now" in action.reason
+@pytest.mark.parametrize(("count", "pause_s"), [(1, 600), (2, 1200), (3, 2400)])
+def test_the_same_recordings_are_tried_again_after_a_while(count: int, pause_s: float) -> None:
+    state = replace(FAILED, failure=Failure(NOW, count, "out of memory", new_clips=0))
+    early = decide(state, now=NOW + pause_s - 1)
+    assert (early.kind, early.at) == ("wait", NOW + pause_s)
+    assert "out of memory" in early.reason
+    assert "--now" in early.reason
+    assert decide(state, now=NOW + pause_s).kind == "train"
+
+
+def test_they_are_not_tried_for_ever() -> None:
+    state = replace(FAILED, failure=Failure(NOW, SAME_TRIES, "out of memory", new_clips=0))
+    action = decide(state, now=NOW + 1e9)
+    assert (action.kind, action.at) == ("wait", None)
+    assert "waiting for new recordings" in action.reason
+
+
+def test_what_was_asked_for_goes_before_an_interrupted_run() -> None:
+    cut = replace(FRESH, interrupted_run="run-0003")
+    asked = decide(cut, replace(FRESH, tier="small", forced=True))
+    assert (asked.tier, asked.run_id, asked.asked) == ("small", None, True)
+    both = decide(replace(FRESH, tier="small"), replace(cut, forced=True))
+    assert (both.tier, both.run_id, both.asked) == ("tiny", "run-0003", True)
+    assert not decide(cut).asked
 
 
 @pytest.mark.parametrize(("count", "pause_s"), [(1, 0), (2, 600), (3, 1200), (6, 9600), (40, 86_400)])
