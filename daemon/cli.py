@@ -9,14 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon import cli_models, cli_resident, cli_sync
+from daemon import cli_care, cli_models, cli_resident, cli_sync
 from idiolect.errors import IdiolectError, UsageError
 
 app = typer.Typer(
     name="idiolect",
     help="Teach Whisper your own voice: drop recordings into a folder, get better models on every device.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -24,6 +23,7 @@ app = typer.Typer(
 cli_resident.add_to(app)
 cli_models.add_to(app)
 cli_sync.add_to(app)
+cli_care.add_to(app)
 
 
 def _show_version(wanted: bool) -> None:

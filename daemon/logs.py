@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
@@ -17,6 +18,11 @@ class OneLine(logging.Formatter):
 
     A traceback tells where, never with what: source lines hold no values, so no transcript either.
     """
+
+    def format(self, record: logging.LogRecord) -> str:
+        own = copy.copy(record)
+        own.exc_text = None  # another handler's formatter may have left its own
+        return super().format(own)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return one_line(super().formatMessage(record))

@@ -22,6 +22,8 @@ class Paths:
 
     config_file: Path
     profiles_dir: Path
+    vocabulary_file: Path
+    """The user's own words, one a line."""
     state: Path
     library_db: Path
     runs: Path
@@ -102,6 +104,7 @@ def _under(config: Path, state: Path, cache: Path, documents: Path) -> Paths:
     return Paths(
         config_file=config / "config.toml",
         profiles_dir=config / "profiles",
+        vocabulary_file=config / "vocabulary.txt",
         state=state,
         library_db=state / "library.sqlite3",
         runs=state / "runs",

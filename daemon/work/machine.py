@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import time
@@ -83,7 +82,7 @@ def other_user(answer: str, own: set[int]) -> str:
     for line in answer.splitlines():
         pid, _, name = line.partition(",")
         if pid.strip().isdecimal() and int(pid) not in own:
-            return os.path.basename(name.strip()) or f"process {pid.strip()}"
+            return Path(name.strip()).name or f"process {pid.strip()}"
     return ""
 
 

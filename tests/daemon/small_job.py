@@ -1,8 +1,8 @@
 """A job as small as one can be, run as `small_job.py MODE RUN_DIR`: the pipeline's place in tests of its parent.
 
 It holds the run folder, speaks the protocol and leaves a result. MODE: "good" (better than stock), "worse", "fail",
-"empty" (no result), "deaf" (hears of no stop), "slow" (works until asked to stop; done at once when it is started again), "stuck" (works on for
-a while after its parent died, as one that saves does).
+"empty" (no result), "deaf" (hears of no stop), "slow" (works until asked to stop; done at once when it is started
+again), "stuck" (works on for a while after its parent died, as one that saves does).
 """
 
 from __future__ import annotations

@@ -1,0 +1,52 @@
+"""The log: one line an event, private, and never more than three files."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from daemon import logs
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_no_name_of_a_file_breaks_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.log"
+    with logs.kept_in(path):
+        for name in ("two\nlines.wav", "\x1b[2Jcleared.wav", "half \udcff.wav", "sep\u2028arated.wav", "שבת.wav"):
+            logging.getLogger("idiolect").info("read %s", name)
+    lines = _lines(path)
+    assert len(lines) == 5
+    assert [line.partition("read ")[2] for line in lines] == [
+        r"two\nlines.wav",
+        r"\x1b[2Jcleared.wav",
+        r"half \udcff.wav",
+        r"sep\u2028arated.wav",
+        "שבת.wav",
+    ]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_traceback_is_indented(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.log"
+    with logs.kept_in(path):
+        try:
+            raise OSError("no\nroom")
+        except OSError:
+            logging.getLogger("idiolect").exception("cannot go on")
+    first, *rest = _lines(path)
+    assert first.endswith("ERROR idiolect: cannot go on")
+    assert rest
+    assert all(line.startswith("  ") for line in rest)
+
+
+def test_it_never_takes_more_than_three_megabytes(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.log"
+    with logs.kept_in(path):
+        for _ in range(5_000):
+            logging.getLogger("idiolect").info("%s", "x" * 1000)
+    files = list(tmp_path.iterdir())
+    assert len(files) == 1 + logs.BACKUPS
+    assert sum(file.stat().st_size for file in files) <= (1 + logs.BACKUPS) * logs.MAX_BYTES
