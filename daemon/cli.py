@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon import cli_care, cli_models, cli_resident, cli_sync
+from daemon import cli_care, cli_models, cli_resident, cli_speech, cli_sync
 from idiolect.errors import IdiolectError, UsageError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 cli_resident.add_to(app)
 cli_models.add_to(app)
 cli_sync.add_to(app)
+cli_speech.add_to(app)
 cli_care.add_to(app)
 
 

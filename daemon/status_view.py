@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daemon.terminal import estimate_line, megabytes, out, percent, plain, table
+
+if TYPE_CHECKING:
+    from daemon.coverage import Coverage
 
 SHOWN = 8  # rejected or waiting recordings listed by name
 
@@ -93,6 +96,22 @@ def show_one_run(run: dict[str, Any]) -> None:
             [term["term"], str(term["occurrences"]), str(term["stock"]), str(term["tuned"])] for term in result["terms"]
         ]
         table("Words the stock model missed", ["word", "said", "heard by stock", "heard now"], rows)
+
+
+def show_coverage(found: Coverage) -> None:
+    """The user's terms, the neediest first."""
+    measured = f"measured on {found.run} ({found.tier})" if found.run else "no training has measured them yet"
+    rows = [
+        [
+            each.term.text,
+            each.term.group,
+            str(each.recorded),
+            f"{each.heard_by_stock}/{each.said}" if each.said else "–",
+            f"{each.heard_now}/{each.said}" if each.said else "–",
+        ]
+        for each in found.terms
+    ]
+    table(f"Your words, {measured}", ["term", "group", "recorded", "heard by stock", "heard now"], rows)
 
 
 def _show_releases(releases: Sequence[dict[str, Any]]) -> None:

@@ -82,6 +82,7 @@ class _Pipeline:
 
     def run(self) -> JobResult:
         from training.evaluate import EvaluationClip
+        from training.scoring import missed_terms
 
         self.reporter.stage("read held-out recordings")
         judged, pcms = self._load([clip for clip in self.spec.clips if clip.side == "held-out"])
@@ -108,7 +109,8 @@ class _Pipeline:
             "tuned": _scores(tuned),
             "versus_stock": _difference(tuned, stock),
             **(_versus_published(tuned, before, judged, published) if before and published else {}),
-            "terms": _terms(stock, tuned),
+            "terms": _recalls(missed_terms(stock.references, stock.hypotheses), stock, tuned),
+            "vocabulary": _recalls(self.spec.vocabulary, stock, tuned),
             "artifacts": tuple(artifacts),
         }
         result = JobResult.model_validate(fields)
@@ -323,15 +325,16 @@ def _versus_published(
     return {"versus_published": _difference(tuned, before, kept), "published_release": published.release_id}
 
 
-def _terms(stock: Evaluation, tuned: Evaluation) -> tuple[TermRecall, ...]:
-    """The words that the stock model misses, and how the tuned one does on them."""
-    from training.scoring import missed_terms, term_recall
+def _recalls(terms: Sequence[str], stock: Evaluation, tuned: Evaluation) -> tuple[TermRecall, ...]:
+    """How the stock and the tuned model do on those of `terms` that were said."""
+    from training.scoring import term_recall
 
     recalls = []
-    for term in missed_terms(stock.references, stock.hypotheses):
+    for term in terms:
         before, said = term_recall(term, stock.references, stock.hypotheses)
         after, _ = term_recall(term, tuned.references, tuned.hypotheses)
-        recalls.append(TermRecall(term=term, occurrences=said, stock=before, tuned=after))
+        if said:
+            recalls.append(TermRecall(term=term, occurrences=said, stock=before, tuned=after))
     return tuple(recalls)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from daemon.intake.library import Run
+from daemon.paths import Paths
 from daemon.rooms import Rooms
 from daemon.work.scheduler import Failure, Snapshot, TierState
 from daemon.work.spec import (
@@ -22,7 +23,8 @@ from daemon.work.spec import (
     load_spec,
     save_spec,
 )
-from idiolect.errors import JobError
+from idiolect.errors import JobError, UsageError
+from training.vocabulary import read_vocabulary
 
 MAX_CRASHES = 3
 """A run that the daemon died in so often may be what it dies of: it goes on no more."""
@@ -71,6 +73,7 @@ def begin(rooms: Rooms, tier: str) -> str:
             ),
             training=training.model_dump(include={"epochs", "learning_rate", "batch_size", "seed"}, exclude_none=True),
             published=_published(rooms, tier),
+            vocabulary=user_terms(rooms.paths),
             cache=rooms.paths.cache,
             threads=training.threads,
         ),
@@ -102,6 +105,14 @@ def result_of(rooms: Rooms, run_id: str) -> JobResult | None:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise JobError(f"result.json of {run_id} is damaged: {place}: {first['msg']}", "train again") from error
+
+
+def user_terms(paths: Paths) -> tuple[str, ...]:
+    """The terms of vocabulary.txt; none where it is missing or cannot be read, which `idiolect coverage` tells."""
+    try:
+        return tuple(term.text for term in read_vocabulary(paths.vocabulary_file).terms)
+    except UsageError:
+        return ()
 
 
 def _failure(rooms: Rooms, runs: Sequence[Run]) -> Failure | None:

@@ -57,6 +57,7 @@ class JobSpec(_Record):
     profiles: tuple[dict[str, Any], ...]
     training: dict[str, Any] = {}
     published: PublishedRun | None = None
+    vocabulary: tuple[str, ...] = ()  # the user's terms, whose recall is wanted
     cache: Path
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as the machine has
 
@@ -145,6 +146,7 @@ class JobResult(_Record):
     versus_published: Difference | None = None
     published_release: str | None = None
     terms: tuple[TermRecall, ...] = ()
+    vocabulary: tuple[TermRecall, ...] = ()  # of the spec's terms those that were said
     artifacts: tuple[ArtifactResult, ...] = ()
 
 
