@@ -88,6 +88,7 @@ def fetch_models(models: Annotated[list[str], typer.Argument(help="Tiers or Hugg
 
 
 def train(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Option(
@@ -116,6 +117,7 @@ def train(
 ) -> None:
     """Fine-tune a model on a folder, or (--now) ask the daemon."""
     if now:
+        _refuse_with_now(context)
         _train_now(model)
         return
     from daemon.terminal import ProgressReporter, out, print_json, show_evaluations
@@ -274,6 +276,17 @@ def _training_summary(trained: Trained) -> dict[str, Any]:
     outcome = trained.outcome
     results = [evaluation.summary() for evaluation in trained.evaluations]
     return {"output": str(outcome.checkpoint), "clips": outcome.clips, "steps": outcome.steps, "results": results}
+
+
+def _refuse_with_now(context: typer.Context) -> None:
+    from click.core import ParameterSource
+
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if useless := [f"--{name.replace('_', '-')}" for name in given if name not in {"model", "now"}]:
+        raise UsageError(
+            f"{', '.join(useless)} does nothing with --now: the daemon trains by its own settings",
+            "leave it out, or set it in config.toml under [training]; `--model TIER` alone goes with --now",
+        )
 
 
 def _train_now(tier: str | None) -> None:

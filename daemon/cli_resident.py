@@ -81,7 +81,7 @@ def _status() -> dict[str, Any]:
     from daemon.config import load
     from daemon.paths import Paths
     from daemon.sync.control import ask
-    from idiolect.errors import NotRunning
+    from idiolect.errors import NotRunning, UsageError
 
     paths = Paths.at(None)
     try:
@@ -89,6 +89,10 @@ def _status() -> dict[str, Any]:
     except NotRunning:
         from daemon.status import offline_status
 
+        if not (paths.config_file.exists() or paths.state.exists()):
+            raise UsageError(
+                f"there is no idiolect home at {paths.config_file.parent}", "make one: idiolect init"
+            ) from None
         config = load(paths.config_file)
         paths.make()
         return offline_status(paths, config)

@@ -34,7 +34,7 @@ def profiles(json: Json = False) -> None:
         what = f"{profile.tier}, {profile.format} {profile.quantization}, at most {profile.max_size_mb:g} MB, "
         what += f"WER at most {profile.max_wer_loss * 100:g} points over the checkpoint, "
         what += f"audio context {profile.audio_context}"
-        out.print(f"  {what}\n  [dim]{plain(profile.description)}[/]\n")
+        out.print(f"  {what}\n  [dim]{plain(profile.description, lines=True)}[/]\n")
 
 
 def pull(

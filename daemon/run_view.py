@@ -22,7 +22,7 @@ class RunView:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end_bar()
+        self._end_bar(failed=True)
 
     def show(self, kind: str, data: dict[str, Any]) -> None:
         """One event of the Daemon."""
@@ -40,14 +40,14 @@ class RunView:
         elif kind == "warning":
             self._line(f"warning: {data['message']}")
         elif kind == "run":
-            self._end_bar()
+            self._end_bar(failed=data["state"] in {"failed", "interrupted"})
             said = {"published": f"published as {data['release']}", "kept": "kept, not published"}
             reason = f": {data['reason']}" if data["reason"] else ""
             self._line(f"{data['id']} {said.get(data['state'], data['state'])}{reason}")
 
-    def _end_bar(self) -> None:
+    def _end_bar(self, failed: bool) -> None:
         if self._bar is not None:
-            self._bar.__exit__()
+            self._bar.end(failed=failed)
             self._bar = None
 
     def _line(self, text: str) -> None:

@@ -22,9 +22,9 @@ err = Console(stderr=True, highlight=False)
 
 def show_error(error: IdiolectError) -> None:
     """What is wrong in red, and what to do next."""
-    err.print(f"[bold red]error:[/] {plain(error.message)}")
+    err.print(f"[bold red]error:[/] {plain(error.message, lines=True)}")
     if error.hint:
-        err.print(f"  → {plain(error.hint)}")
+        err.print(f"  → {plain(error.hint, lines=True)}")
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401
@@ -52,11 +52,12 @@ def estimate_line(estimate: Mapping[str, Any]) -> str:
     return f"training takes {' and '.join(said)}"
 
 
-def plain(text: str) -> str:
-    """Text from outside, shown as it is: no markup, no control characters that could move the cursor."""
+def plain(text: str, *, lines: bool = False) -> str:
+    """Text from outside, shown as it is: no markup, no control characters that could move the cursor or, unless
+    `lines` are allowed, end a line."""
     from rich.markup import escape
 
-    return escape("".join(char if char.isprintable() or char == "\n" else "�" for char in text))
+    return escape("".join(char if char.isprintable() or (lines and char == "\n") else "�" for char in text))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -73,7 +74,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 class ProgressReporter(Reporter):
-    """Shows a job's messages as a rich progress bar with the time left; use it as a context manager."""
+    """Shows a job's messages as a rich progress bar with the time left; use it as a context manager.
+
+    Where nobody looks at a terminal each stage is a line when it begins and one when it ends.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,6 +90,7 @@ class ProgressReporter(Reporter):
             TimeRemainingColumn(compact=True),
             TextColumn("[dim]{task.fields[note]}"),
             console=err,
+            disable=not err.is_terminal,
         )
         self._task: TaskID | None = None
 
@@ -93,9 +98,8 @@ class ProgressReporter(Reporter):
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._end_stage()
-        self._progress.stop()
+    def __exit__(self, kind: object = None, *_: object) -> None:
+        self.end(failed=kind is not None)
 
     def send(self, kind: str, **data: Any) -> None:  # noqa: ANN401
         self.show(Message(kind, data))
@@ -107,6 +111,8 @@ class ProgressReporter(Reporter):
             self._end_stage()
             name = plain(str(data["name"]))
             self._task = self._progress.add_task(name, total=None, count="", note="")
+            if not err.is_terminal:
+                self.note(f"{name} …")
         elif message.kind == "progress" and self._task is not None:
             count = _count(data["done"], data["total"], data["unit"])
             self._progress.update(self._task, completed=data["done"], total=data["total"], count=count)
@@ -120,19 +126,26 @@ class ProgressReporter(Reporter):
 
     def note(self, line: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(line)
+        err.print(line, soft_wrap=not err.is_terminal)
 
-    def end(self) -> None:
-        """The work has ended: the bar stays as it is."""
-        self._end_stage()
+    def end(self, *, failed: bool = False) -> None:
+        """The work has ended. The bar of a stage that `failed` stays where it was."""
+        self._end_stage(failed)
+        self._progress.stop()
 
-    def _end_stage(self) -> None:
-        if self._task is not None:
-            task = self._progress.tasks[self._progress.task_ids.index(self._task)]
+    def _end_stage(self, failed: bool = False) -> None:
+        if self._task is None:
+            return
+        task = self._progress.tasks[self._progress.task_ids.index(self._task)]
+        if failed:
+            self._progress.update(self._task, total=task.total or 1, note="[red]not finished[/]")
+        else:
             total = task.total or task.completed or 1
             self._progress.update(self._task, completed=total, total=total)
-            self._progress.stop_task(self._task)
-            self._task = None
+        self._progress.stop_task(self._task)
+        self._task = None
+        if not err.is_terminal:
+            self.note(f"{task.description} {'not finished' if failed else 'done'} {task.fields['count']}".rstrip())
 
 
 def show_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> None:

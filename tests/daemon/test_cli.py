@@ -96,6 +96,17 @@ def test_a_bad_config_is_refused_with_file_key_and_value(home: Path, toml: str, 
     assert said in done.stderr
 
 
+def test_a_look_makes_no_home(home: Path) -> None:
+    for command in (["status"], ["runs"], ["doctor"], ["coverage"], ["status", "--json"]):
+        assert idiolect(*command, home=home).returncode in {1, 2}
+        assert not home.exists()
+
+
+def test_a_run_that_is_not_there(home: Path) -> None:
+    idiolect("init", home=home)
+    assert "no run is called '7'" in idiolect("runs", "show", "7", home=home).stderr
+
+
 def test_wer_of_two_files(home: Path, tmp_path: Path) -> None:
     (tmp_path / "said.txt").write_text("call anna\nseven three\n")
     (tmp_path / "heard.txt").write_text("Call Anna!\nseven tree\n")
@@ -118,7 +129,15 @@ def test_models_and_profiles_are_listed(home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["runs", "show", "7"], "no run is called '7'"),
+        (["runs", "show", "7"], "there is no idiolect home at"),
+        (["status", "--home", "tpyo"], "there is no idiolect home at"),
+        (["train", "--now", "--epochs", "3", "--lora"], "--epochs, --lora does nothing with --now"),
+        (["prompts"], "does not exist yet"),
+        (["record", "nowhere.txt"], "cannot read nowhere.txt"),
+        (["reload"], "no daemon is running"),
+        (["backup", "b.tar"], "there is nothing to keep"),
+        (["restore", "b.tar"], "cannot read b.tar"),
+        (["service", "uninstall"], "no service is installed"),
         (["train", "--now"], "no daemon is running"),
         (["train", "--model", "nano", "--data", "nowhere", "--output", "out"], "no such folder"),
         (["train", "--model", "nano"], "--data is missing"),
@@ -164,6 +183,8 @@ def test_a_bad_file_does_not_keep_the_others_from_being_heard(home: Path, tmp_pa
 
 def test_help_names_every_command(home: Path) -> None:
     text = idiolect("--help", home=home).stdout
+    for command in ("doctor", "service", "prompts", "record", "coverage", "backup", "restore", "reload"):
+        assert command in text
     for command in ("init", "run", "status", "runs", "train", "evaluate", "export", "transcribe", "wer", "pull"):
         assert command in text
 

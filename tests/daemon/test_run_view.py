@@ -1,0 +1,60 @@
+"""What `idiolect run` prints for the daemon's events."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from daemon import run_view, terminal
+from daemon.paths import Paths
+from daemon.run_view import RunView
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    file = io.StringIO()
+    console = Console(file=file, width=200, highlight=False)
+    monkeypatch.setattr(terminal, "err", console)
+    monkeypatch.setattr(run_view, "err", console)
+    return file
+
+
+def job(kind: str, **data: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {"run": "run-0001", "message": {"kind": kind, **data}}
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("published", "run-0001 published as r-0001"),
+        ("kept", "run-0001 kept, not published: no better"),
+        ("failed", "run-0001 failed: no better"),
+    ],
+)
+def test_a_run_from_its_first_stage_to_its_end(printed: io.StringIO, tmp_path: Path, state: str, said: str) -> None:
+    with RunView(Paths.at(tmp_path)) as view:
+        view.show("serving", {"urls": ["http://127.0.0.1:1", "http://[::1]:1"]})
+        view.show("recordings", {"ready": 3, "waiting": 1, "rejected": 0})
+        view.show("next", {"reason": "training [tiny]"})
+        view.show("job", job("stage", name="train"))
+        view.show("job", job("progress", done=1, total=4, unit="steps"))
+        view.show("warning", {"message": "a\nb"})
+        reason = "" if state == "published" else "no better"
+        view.show("run", {"id": "run-0001", "state": state, "reason": reason, "release": "r-0001"})
+    lines = printed.getvalue().splitlines()
+    assert str(tmp_path) in lines[0]
+    for text in ("http://127.0.0.1:1, http://[::1]:1", "3 ready, 1 waiting, 0 rejected", "next: training [tiny]", said):
+        assert any(text in line for line in lines), text
+    assert any(line.endswith("warning: a�b") for line in lines)
+    assert any("train not finished 1/4 steps" in line for line in lines) == (state == "failed")
+
+
+def test_a_daemon_that_ends_in_the_middle_leaves_no_full_bar(printed: io.StringIO, tmp_path: Path) -> None:
+    with RunView(Paths.at(tmp_path)) as view:
+        view.show("job", job("stage", name="train"))
+        view.show("job", job("progress", done=1, total=4, unit="steps"))
+    assert "train not finished 1/4 steps" in printed.getvalue()
