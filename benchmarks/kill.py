@@ -1,4 +1,7 @@
-"""Kills the daemon at random moments and looks at what it leaves: `python -m benchmarks.kill [ROUNDS] [SEED]` (200, 0).
+"""Kills the daemon at random moments and looks at what it leaves: `python -m benchmarks.kill [ROUNDS] [SEED] [small]`.
+
+200 rounds and seed 0 where none are given. `small`: with a job of a moment in the place of nano, for many rounds of all
+that the resident process itself does.
 
 Each round starts the real daemon with nano on a home of its own, brings a new recording, takes an old one away, waits
 for a random phase (watch, train, export, publish, pull), and a random moment later kills -9 the daemon, half of the
@@ -42,11 +45,19 @@ VOICE = Path(base_models.__file__).parent / "data" / "voices" / "synthetic"
 ROOT = Path(__file__).parent.parent
 PHASES = ("watch", "train", "export", "publish", "pull")
 KEPT_RECORDINGS = 60
-PHASE_WAIT_S = 120.0
+PHASE_WAIT_S = {False: 120.0, True: 3.0}  # small or not
 LATER_S = 1.0
 """The kill comes so much after the phase was seen to begin, at most."""
 POLL_S = 0.05
 TMPFS_MB = 120
+SMALL = """
+import sys
+from daemon.config import load
+from daemon.paths import Paths
+from daemon.run import Daemon
+paths = Paths.at(None)
+Daemon(paths, load(paths.config_file), pipeline=(sys.executable, "-m", "tests.daemon.small_job", "good")).run()
+"""
 CONFIG = Config(
     recordings=Recordings(settle_s=0.05),
     training=Training(tiers=("nano",), first_run_minutes=0.0, quiet_s=0.0, min_new_clips=1, epochs=0.2, threads=2),
@@ -70,11 +81,12 @@ class Trial:
     published: dict[str, str] = field(default_factory=dict)  # digest of every file ever published → release
     seen: Counter[str] = field(default_factory=Counter)
     next_clip: int = 0
+    small: bool = False
 
     @classmethod
-    def begin(cls, folder: Path, seed: int) -> Trial:
+    def begin(cls, folder: Path, seed: int, *, small: bool = False) -> Trial:
         """A new home with enough recordings to judge a model."""
-        trial = cls(Paths.at(folder), random.Random(seed))
+        trial = cls(Paths.at(folder), random.Random(seed), small=small)
         trial.paths.make()
         trial.paths.config_file.write_text(example(CONFIG))
         trial.paths.recordings.mkdir(exist_ok=True)
@@ -113,15 +125,18 @@ def main() -> int:
         return in_small_filesystem()
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    small = sys.argv[3:] == ["small"]
     with tempfile.TemporaryDirectory() as folder:
-        clean = sum(not found for found in kill_rounds(Path(folder), rounds, seed, tell=print))
+        clean = sum(not found for found in kill_rounds(Path(folder) / "home", rounds, seed, tell=print, small=small))
     print(f"{clean} of {rounds} rounds clean")
     return int(clean < rounds)
 
 
-def kill_rounds(folder: Path, rounds: int, seed: int, tell: Callable[[str], None]) -> Iterator[list[str]]:
+def kill_rounds(
+    folder: Path, rounds: int, seed: int, tell: Callable[[str], None], *, small: bool = False
+) -> Iterator[list[str]]:
     """The broken promises of each round."""
-    trial = Trial.begin(folder, seed)
+    trial = Trial.begin(folder, seed, small=small)
     began_s = time.monotonic()
     for number in range(1, rounds + 1):
         phase = trial.chance.choice(PHASES)
@@ -138,7 +153,7 @@ def kill_rounds(folder: Path, rounds: int, seed: int, tell: Callable[[str], None
 
 def one_round(trial: Trial, phase: str) -> list[str]:
     """Start, wait for the phase, kill; what was wrong on the way."""
-    with daemon(trial.paths) as process:
+    with daemon(trial.paths, trial.small) as process:
         status = _until_up(trial.paths, process)
         found = _unaccounted(status)
         trial.bring()
@@ -223,8 +238,8 @@ def _unaccounted(status: dict[str, Any]) -> list[str]:
 
 
 def _wait_for(trial: Trial, phase: str, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes] | None:
-    """Return when the phase has begun, or after PHASE_WAIT_S; the pull where that is the phase."""
-    deadline_s = time.monotonic() + PHASE_WAIT_S
+    """Return when the phase has begun, or when that takes too long; the pull where that is the phase."""
+    deadline_s = time.monotonic() + PHASE_WAIT_S[trial.small]
     while time.monotonic() < deadline_s and process.poll() is None:
         status = _status(trial)
         if phase == "pull" and status.get("releases") and status["server"]["urls"]:
@@ -251,15 +266,15 @@ def _has_begun(phase: str, stage: str, has_result: bool) -> bool:
 
 
 def _pull(trial: Trial, url: str) -> subprocess.Popen[bytes]:
-    command = ["pull", "--profile", "android-futo", "--url", url, "--into", str(trial.device)]
+    command = ["-m", "daemon.cli", "pull", "--profile", "android-futo", "--url", url, "--into", str(trial.device)]
     trial.device.parent.mkdir(exist_ok=True)
     return _start(trial.paths, *command)
 
 
 @contextlib.contextmanager
-def daemon(paths: Paths) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(paths: Paths, small: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     """`idiolect run` in the home, killed at the end if it still lives."""
-    process = _start(paths, "run")
+    process = _start(paths, "-c", SMALL) if small else _start(paths, "-m", "daemon.cli", "run")
     try:
         yield process
     finally:
@@ -270,9 +285,7 @@ def daemon(paths: Paths) -> Iterator[subprocess.Popen[bytes]]:
 def _start(paths: Paths, *arguments: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, HOME_VARIABLE: str(paths.state.parent), "HF_HUB_OFFLINE": "1"}
     with (paths.state.parent.parent / f"{paths.state.parent.name}.out").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "daemon.cli", *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
+        return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log)
 
 
 def _until_up(paths: Paths, process: subprocess.Popen[bytes]) -> dict[str, Any]:

@@ -279,9 +279,8 @@ def _training_summary(trained: Trained) -> dict[str, Any]:
 
 
 def _refuse_with_now(context: typer.Context) -> None:
-    from click.core import ParameterSource
-
-    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
     if useless := [f"--{name.replace('_', '-')}" for name in given if name not in {"model", "now"}]:
         raise UsageError(
             f"{', '.join(useless)} does nothing with --now: the daemon trains by its own settings",

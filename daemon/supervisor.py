@@ -19,6 +19,7 @@ def tell(state: str) -> None:
     if not address.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        connection.setblocking(False)  # a supervisor that does not read must not stop the daemon
         connection.connect("\0" + address[1:] if address.startswith("@") else address)
         connection.send(state.encode())
 

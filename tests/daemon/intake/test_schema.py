@@ -1,0 +1,60 @@
+"""A library of every earlier version becomes one of today, and what was in it stays."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from daemon.intake.library import Library
+from daemon.intake.schema import MIGRATIONS
+
+FIRST = """
+    INSERT INTO files VALUES ('/r/a.wav', 9, 9, 's', 'ready', '', 2.0, 'aa', 0, 0, 5.0);
+    INSERT INTO clips VALUES ('aa', 'held-out');
+    INSERT INTO file_clips VALUES ('/r/a.wav', 'aa', 0, NULL, 2.0, 'a b', 'a b', NULL);
+    INSERT INTO runs (number, tier, base, state, reason, release_id, created_at, finished_at, summary)
+        VALUES (3, 'tiny', 'tiny', 'published', '', 'r-0001', 1.0, 2.0, '{"wer_stock": 0.5}');
+    INSERT INTO run_clips VALUES (3, 'aa', 'a b', 'held-out', 2.0);
+"""
+"""What the tables of version 1 could hold; every later version can, too."""
+
+
+def old(db: Path, version: int) -> None:
+    """A library as version `version` left it."""
+    with closing(sqlite3.connect(db, isolation_level=None)) as connection:
+        for script in MIGRATIONS[:version]:
+            connection.executescript(script)
+        if version:
+            connection.executescript(FIRST)
+        connection.execute(f"PRAGMA user_version = {version}")
+
+
+def tables(db: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Every table and view with its columns."""
+    with closing(sqlite3.connect(db)) as connection:
+        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")]
+        return {name: connection.execute(f"PRAGMA table_info({name})").fetchall() for name in names}
+
+
+@pytest.mark.parametrize("version", range(len(MIGRATIONS) + 1))
+def test_every_earlier_version_becomes_todays(tmp_path: Path, version: int) -> None:
+    fresh, db = tmp_path / "fresh.sqlite3", tmp_path / "library.sqlite3"
+    Library(fresh).close()
+    old(db, version)
+    library = Library(db)
+    if version:
+        (recording,) = library.recordings()
+        assert (str(recording.path), recording.state, recording.duration_s) == ("/r/a.wav", "ready", 2.0)
+        (clip,) = library.ready_clips()
+        assert (clip.text, clip.side) == ("a b", "held-out")
+        run = library.run("run-0003")
+        assert (run.state, run.release_id, run.summary, run.crashes) == ("published", "r-0001", {"wer_stock": 0.5}, 0)
+        assert library.new_since("tiny").clips == 0
+    library.close()
+    assert tables(db) == tables(fresh)
+    with closing(sqlite3.connect(db)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
