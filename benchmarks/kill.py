@@ -50,6 +50,7 @@ LATER_S = 1.0
 """The kill comes so much after the phase was seen to begin, at most."""
 POLL_S = 0.05
 TMPFS_MB = 120
+MOUNT_VARIABLE = "IDIOLECT_KILL_MOUNT"
 SMALL = """
 import sys
 from daemon.config import load
@@ -122,7 +123,7 @@ class Trial:
 def main() -> int:
     """Run the rounds and print."""
     if sys.argv[1:2] == ["full"]:
-        return in_small_filesystem()
+        return in_small_filesystem(small=sys.argv[2:] == ["small"])
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     small = sys.argv[3:] == ["small"]
@@ -314,24 +315,25 @@ def _runs(paths: Paths) -> list[dict[str, str]]:
         library.close()
 
 
-def in_small_filesystem() -> int:
-    """`full` again, with a tmpfs that this process may mount."""
-    if os.environ.get("IDIOLECT_KILL_MOUNT"):
-        return full_and_read_only(Path(os.environ["IDIOLECT_KILL_MOUNT"]))
+def in_small_filesystem(*, small: bool = False) -> int:
+    """`full` again in a user namespace, on a tmpfs that it may mount there."""
+    if MOUNT_VARIABLE in os.environ:
+        return full_and_read_only(Path(os.environ[MOUNT_VARIABLE]), small=small)
     with tempfile.TemporaryDirectory() as folder:
-        script = f'mount -t tmpfs -o size={TMPFS_MB}m tmpfs "$IDIOLECT_KILL_MOUNT" && exec "$0" -m benchmarks.kill full'
-        environment = {**os.environ, "IDIOLECT_KILL_MOUNT": folder}
+        mount = f'mount -t tmpfs -o size={TMPFS_MB}m tmpfs "${MOUNT_VARIABLE}"'
+        script = f'{mount} && exec "$0" -m benchmarks.kill full {"small" if small else ""}'
         command = ["unshare", "-rm", "sh", "-c", script, sys.executable]
+        environment = {**os.environ, MOUNT_VARIABLE: folder}
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
-def full_and_read_only(folder: Path) -> int:
+def full_and_read_only(folder: Path, *, small: bool = False) -> int:
     """Fill the disk in each phase, look, make room, and see the work go on; then start on a read-only disk."""
-    trial = Trial.begin(folder / "home", 0)
+    trial = Trial.begin(folder / "home", 0, small=small)
     clean = True
     for phase in ("watch", "train", "export", "publish"):
         published = trial.version
-        with daemon(trial.paths) as process:
+        with daemon(trial.paths, small) as process:
             _until_up(trial.paths, process)
             trial.bring()
             with contextlib.suppress(IdiolectError):
@@ -375,7 +377,11 @@ def _goes_on(trial: Trial, published: int) -> bool:
 
 
 def _started_read_only(trial: Trial, folder: Path) -> str:
-    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    deadline_s = time.monotonic() + 60  # a job that outlived its daemon still writes
+    while subprocess.run(["mount", "-o", "remount,ro", str(folder)], capture_output=True, check=False).returncode:
+        if time.monotonic() > deadline_s:
+            raise SystemExit(f"{folder} is still written to after a minute")
+        time.sleep(1)
     environment = {**os.environ, HOME_VARIABLE: str(trial.paths.state.parent)}
     command = [sys.executable, "-m", "daemon.cli", "run"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)

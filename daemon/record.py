@@ -80,8 +80,8 @@ class Take:
     """A recording that goes on until `stop`, or MAX_S. Raises AudioError where the device cannot be opened."""
 
     def __init__(self, device: str | None = None, system: str = sys.platform) -> None:
-        self._source = _from_tool(system) if device is None else None
-        self._source = self._source or _from_device(device or DEVICES.get(system, DEVICES["linux"]))
+        listening = _from_tool(system) if device is None else None
+        self._source = listening or _from_device(device or DEVICES.get(system, DEVICES["linux"]))
         self._blocks: list[bytes] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="microphone", daemon=True)

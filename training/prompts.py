@@ -164,7 +164,7 @@ class _Writer:
         chosen = list(self.terms[: max(1, counts["terms"] // SENTENCES_PER_TERM)])
         wanted = [chosen[index % len(chosen)] for index in range(counts["terms"])]  # the neediest get one more
         sentences = [self._sentence("terms", term) for term in wanted]
-        sentences += [self._sentence(kind) for kind in ("ordinary", "hard") for _ in range(counts[kind])]  # type: ignore[arg-type]
+        sentences += [self._sentence(kind) for kind in ("ordinary", "hard") for _ in range(counts[kind])]
         self.chance.shuffle(sentences)
         return Script(tuple(sentences), tuple(self.terms[len(chosen) :]))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from daemon.intake.library import Run
+from daemon.intake.library import Run, RunState
 from daemon.paths import Paths
 from daemon.rooms import Rooms
 from daemon.work.scheduler import Failure, Snapshot, TierState
@@ -89,10 +89,9 @@ def recover(rooms: Rooms) -> list[Path]:
             rooms.library.update_run(run.id, state="failed", reason="stopped before it began")
         elif run.state == "running":
             crashes = run.crashes + 1
-            if crashes < MAX_CRASHES:
-                state, reason = "interrupted", "the daemon ended while it ran"
-            else:
-                state, reason = "failed", f"the daemon ended {crashes} times while it ran"
+            state: RunState = "interrupted" if crashes < MAX_CRASHES else "failed"
+            times = "" if crashes == 1 else f" {crashes} times"
+            reason = f"the daemon ended{times} while it ran"
             rooms.library.update_run(run.id, state=state, reason=reason, crashes=crashes)
     return [rooms.run_dir(run.id) for run in unfinished]
 

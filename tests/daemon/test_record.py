@@ -105,9 +105,14 @@ def test_a_session(script: Path, tmp_path: Path, typed: list[str], texts: list[s
         except StopIteration:
             raise EOFError from None
 
+    sessions: list[Take] = []
+
+    def take(device: str | None) -> Take:
+        sessions.append(Take(device))
+        return sessions[-1]
+
     with pytest.MonkeyPatch.context() as patch:
-        sessions: list[Take] = []
-        patch.setattr("daemon.record_view.Take", lambda device: sessions.append(Take(device)) or sessions[-1])
+        patch.setattr("daemon.record_view.Take", take)
         assert Session(script, folder, TONE, ask).run() == kept
     assert sorted(_texts(folder)) == sorted(texts)
     left = [prompt.text for prompt in unread(read_script(script), folder)]
