@@ -126,7 +126,7 @@ async def _live(paths: Paths, clock: FalseClock, supervisor: socket.socket) -> d
         with contextlib.suppress(BlockingIOError):
             while True:
                 alive += supervisor.recv(100) == b"WATCHDOG=1"
-    found = {
+    found: dict[str, float] = {
         "grown_bytes": psutil.Process().memory_info().rss - before_bytes,
         "log_bytes": _log_bytes(paths) - log_bytes,
         "alive": alive,

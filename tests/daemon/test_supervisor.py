@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,21 +15,16 @@ from daemon import supervisor
 
 
 @pytest.fixture(params=["file", "abstract"])
-def heard(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+def heard(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """A supervisor's socket."""
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    request.addfinalizer(made.close)
-    name = f"idiolect-test-{os.getpid()}"
-    if request.param == "abstract":
-        if not os.path.exists("/proc/net/unix"):  # noqa: PTH110
-            pytest.skip("abstract unix sockets are Linux's own")
-        made.bind("\0" + name)
-        monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
-    else:
-        made.bind(str(tmp_path / "notify"))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    made.settimeout(10)
-    return made
+    if request.param == "abstract" and sys.platform != "linux":
+        pytest.skip("abstract unix sockets are Linux's own")
+    name = f"@idiolect-test-{os.getpid()}" if request.param == "abstract" else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.bind(name.replace("@", "\0", 1))
+        made.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        yield made
 
 
 def test_each_word_is_heard(heard: socket.socket) -> None:
