@@ -50,6 +50,7 @@ LATER_S = 1.0
 """The kill comes so much after the phase was seen to begin, at most."""
 POLL_S = 0.05
 TMPFS_MB = 120
+FULL_S = 5.0
 MOUNT_VARIABLE = "IDIOLECT_KILL_MOUNT"
 SMALL = """
 import sys
@@ -340,7 +341,7 @@ def full_and_read_only(folder: Path, *, small: bool = False) -> int:
                 ask(trial.paths, "train")
             _wait_for(trial, phase, process)
             _fill(folder / "filler")
-            time.sleep(8)
+            time.sleep(FULL_S)
             alive = process.poll() is None
             (folder / "filler").unlink()
             trial.bring()

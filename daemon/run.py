@@ -274,6 +274,8 @@ class Daemon:
         if trouble := await notices.tell(notice, self._config.notify):
             _log.warning("%s", trouble)
             self._warn("notify", trouble)
+        else:
+            self._warnings.pop("notify", None)
 
     async def _take_in(self) -> None:
         while True:

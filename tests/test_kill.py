@@ -1,12 +1,14 @@
-"""Rounds of benchmarks/kill.py: the real daemon, kill -9 at random moments; ten with nano, ten with a small job."""
+"""Rounds of benchmarks/kill.py: the real daemon, kill -9 at random moments, a full disk and one that is read-only."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from benchmarks.kill import kill_rounds
+from benchmarks.kill import in_small_filesystem, kill_rounds
 
 
 @pytest.mark.torch
@@ -19,7 +21,24 @@ def test_nothing_is_lost_whenever_the_daemon_dies(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_nothing_is_lost_whenever_the_daemon_dies_with_a_small_job(tmp_path: Path) -> None:
+def test_nothing_is_lost_with_a_small_job_in_the_place_of_nano(tmp_path: Path) -> None:
     said: list[str] = []
-    rounds = list(kill_rounds(tmp_path / "home", 10, seed=7, tell=said.append, small=True))
-    assert rounds == [[]] * 10, said
+    rounds = list(kill_rounds(tmp_path / "home", 5, seed=7, tell=said.append, small=True))
+    assert rounds == [[]] * 5, said
+
+
+def _may_mount(folder: Path) -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.timeout(900)
+def test_a_full_and_a_read_only_disk_cost_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if not _may_mount(tmp_path):
+        pytest.skip("this machine lets no user mount a tmpfs in a namespace of their own")
+    status = in_small_filesystem(small=True)
+    said = capfd.readouterr().out
+    assert status == 0, said
+    assert said.count("clean") == 4

@@ -88,7 +88,9 @@ def other_user(answer: str, own: set[int]) -> str:
 
 def _own() -> list[psutil.Process]:
     this = psutil.Process()
-    return [this, *this.children(recursive=True)]
+    with contextlib.suppress(psutil.Error):  # processes come and go meanwhile
+        return [this, *this.children(recursive=True)]
+    return [this]
 
 
 def _times_s() -> tuple[float, float, float]:

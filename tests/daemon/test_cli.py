@@ -181,6 +181,16 @@ def test_a_bad_file_does_not_keep_the_others_from_being_heard(home: Path, tmp_pa
     assert heard["text"]
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete_commands(home: Path, shell: str) -> None:
+    assert "complete" in idiolect("--show-completion", shell, home=home).stdout
+    command = [sys.executable, "-c", "from daemon.cli import app; app(prog_name='idiolect')"]
+    asked = {"_IDIOLECT_COMPLETE": f"complete_{shell}", "COMP_WORDS": "idiolect doc", "COMP_CWORD": "1"}
+    asked |= {"_TYPER_COMPLETE_ARGS": "idiolect doc", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=False)
+    assert "doctor" in done.stdout
+
+
 def test_help_names_every_command(home: Path) -> None:
     text = idiolect("--help", home=home).stdout
     for command in ("doctor", "service", "prompts", "record", "coverage", "backup", "restore", "reload"):

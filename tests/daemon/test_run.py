@@ -48,12 +48,13 @@ def daemon(paths: Paths, mode: str = "good", config: Config = CONFIG) -> Daemon:
 
 
 @contextmanager
-def process(paths: Paths, mode: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(paths: Paths, mode: str, config: Config = CONFIG) -> Iterator[subprocess.Popen[bytes]]:
     """A daemon in a process of its own, killed at the end if it still lives."""
     paths.make()
-    paths.config_file.write_text(example(CONFIG))
+    paths.config_file.write_text(example(config))
     # The repository's root is the working directory of the test run, so the child finds the tests' small job, too.
-    started = subprocess.Popen([sys.executable, "-c", DAEMON, str(paths.state.parent), json.dumps(pipeline(mode))])
+    command = [sys.executable, "-c", DAEMON, str(paths.state.parent), json.dumps(pipeline(mode))]
+    started = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         yield started
     finally:
@@ -320,6 +321,31 @@ async def test_new_settings_are_lived_by_without_a_new_process(paths: Paths) -> 
         paths.config_file.write_text(example(CONFIG))
         await asyncio.to_thread(ask, paths, "reload")
         await until(lambda: states(one) == ["published"])
+
+
+async def test_a_hang_up_lets_a_service_read_its_settings_again(paths: Paths) -> None:
+    record(paths, 0, 1)
+    with process(paths, "good", changed(training={"first_run_minutes": 60.0})) as service:
+        await until(lambda: _ready(paths) == 2)
+        paths.config_file.write_text("[training]\ntiers = 3\n")
+        service.send_signal(signal.SIGHUP)
+        await until(lambda: any("new settings cannot be used" in warning for warning in _asked(paths)["warnings"]))
+        paths.config_file.write_text(example(CONFIG))
+        service.send_signal(signal.SIGHUP)
+        await until(lambda: [run["state"] for run in _asked(paths).get("runs", [])] == ["published"])
+        assert service.poll() is None
+
+
+def _ready(paths: Paths) -> int:
+    return int(_asked(paths).get("recordings", {}).get("ready", 0))
+
+
+def _asked(paths: Paths) -> dict[str, Any]:
+    """What the daemon says, while it may be starting or reading its settings."""
+    try:
+        return ask(paths, "status")
+    except NotRunning:
+        return {"warnings": []}
 
 
 async def test_a_job_goes_on_under_new_settings(paths: Paths) -> None:

@@ -60,7 +60,8 @@ def _run_dir(folder: Path, cache: Path, clips: tuple[JobClip, ...], **changed: A
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path, voices: Path) -> Path:
     """A run folder after a whole job as a child process."""
-    run_dir = _run_dir(tmp_path_factory.mktemp("runs") / "run-0001", cache, _clips(voices, 60))
+    words = {"vocabulary": ("seven", "mekolet")}
+    run_dir = _run_dir(tmp_path_factory.mktemp("runs") / "run-0001", cache, _clips(voices, 60), **words)
     command = [sys.executable, "-m", "daemon.work.pipeline", str(run_dir)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -86,6 +87,11 @@ def test_the_child_speaks_the_protocol_and_leaves_a_result(finished: Path) -> No
     result = load_result(finished)
     assert result is not None
     assert result.held_out_clips == sum(clip.side == "held-out" for clip in load_spec(finished).clips)
+    (seven,) = result.vocabulary  # nobody said the other
+    said = sum(clip.text.split().count("seven") for clip in load_spec(finished).clips if clip.side == "held-out")
+    assert (seven.term, seven.occurrences) == ("seven", said)
+    assert 0 < seven.stock <= said
+    assert 0 < seven.tuned <= said
     (made,) = result.artifacts
     assert made.runtime.startswith("whisper.cpp")
     assert (finished / made.folder / made.files[0].path).stat().st_size == made.files[0].size_bytes
