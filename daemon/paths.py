@@ -73,11 +73,18 @@ class Paths:
                 f"another idiolect{self._holder()} already uses {self.state}",
                 "use that one (`idiolect status`), stop it, or choose another home with --home DIR",
             ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{self.state} cannot be written: {error.strerror}",
+                f"make it writable, or choose another home with --home DIR or {HOME_VARIABLE}=DIR",
+            ) from error
         try:
-            self.pid_file.write_text(f"{os.getpid()}\n")
+            with contextlib.suppress(OSError):  # it only helps the message above; the disk may be full
+                self.pid_file.write_text(f"{os.getpid()}\n")
             yield
         finally:
-            self.pid_file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.pid_file.unlink(missing_ok=True)
             lock.release()
 
     def _holder(self) -> str:

@@ -97,9 +97,10 @@ class Library:
             migrate(self._db, str(db))
         except sqlite3.DatabaseError as error:
             self._db.close()
-            raise UsageError(
-                f"{db} cannot be used: {error}", "move it away; recordings are read again, the list of runs is lost"
-            ) from error
+            hint = "move it away; recordings are read again, the list of runs is lost"
+            if isinstance(error, sqlite3.OperationalError):  # the file itself may be whole
+                hint = "is the disk full, or read-only? make room, and start again"
+            raise UsageError(f"{db} cannot be used: {error}", hint) from error
         except UsageError:
             self._db.close()
             raise

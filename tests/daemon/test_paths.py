@@ -102,3 +102,11 @@ def test_a_killed_holder_frees_the_home(tmp_path: Path) -> None:
         holder.kill()
     with Paths.at(tmp_path).locked():
         pass
+
+
+def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    paths = Paths.at(tmp_path)
+    paths.make()
+    paths.lock_file.mkdir()
+    with pytest.raises(ConfigError, match="cannot be written"), paths.locked():
+        pass
