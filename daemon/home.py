@@ -39,6 +39,7 @@ def initialise(paths: Paths) -> Iterator[str]:
         paths.recordings.mkdir(parents=True, exist_ok=True)
     yield f"Recordings: {', '.join(map(str, folders))}"
     yield f"Models:     {paths.models}"
+    yield f"Your words: {paths.vocabulary_file} (yours to write, one a line; idiolect prompts makes sentences of them)"
     yield ""
     missing = [config.base(tier) for tier in config.training.tiers]
     missing = [base for base in missing if not base_models.is_cached(base, paths.cache)]
