@@ -163,7 +163,12 @@ class Daemon:
                 self._paths.recordings.mkdir(parents=True, exist_ok=True)
         settings = self._config.recordings
         self._intake = Intake(
-            self._rooms.library, self._rooms.folders, settings.settle_s, settings.rescan_s, settings.polling
+            self._rooms.library,
+            self._rooms.folders,
+            settings.settle_s,
+            settings.rescan_s,
+            settings.polling,
+            language=self._config.training.language,
         )
         self._intake.on_change = self._wake.set
         if self._config.server.enabled:

@@ -39,6 +39,7 @@ def describe(
         },
         "rejections": _recordings(rooms.library.recordings("rejected")),
         "waiting": _recordings(rooms.library.recordings("waiting")),
+        "remarks": _recordings(rooms.library.remarked()),
         "clips": counts.clips,
         "hours": counts.ready_s / 3600,
         "next": {

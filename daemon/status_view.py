@@ -33,6 +33,7 @@ def show_status(status: dict[str, Any]) -> None:
     _line("models", status["models_folder"])
     _recordings("rejected", status["rejections"])
     _recordings("waiting", status["waiting"])
+    _recordings("remarks", status["remarks"])
     if status["runs"]:
         out.print()
         show_runs(status["runs"][:SHOWN])

@@ -7,6 +7,7 @@ IdiolectError
 ├── AlreadyRunning         another daemon holds this home
 ├── NotRunning             a command needs a running daemon and there is none
 ├── AudioError             a file cannot be decoded to usable speech
+│   └── UnfinishedAudio    … because the rest of it has not come yet
 ├── DatasetError           a folder of recordings cannot be used as a dataset
 ├── CheckpointError        a model folder is damaged or of a kind no exporter takes
 ├── ExportError            an artifact could not be made
@@ -74,6 +75,10 @@ class NotRunning(IdiolectError):
 
 
 class AudioError(IdiolectError):
+    pass
+
+
+class UnfinishedAudio(AudioError):
     pass
 
 

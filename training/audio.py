@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from idiolect.errors import AudioError
+from idiolect.errors import AudioError, UnfinishedAudio
 from idiolect.whisper import MAX_S, RATE_HZ
 from training.containers import promised_bytes
 
@@ -23,9 +23,9 @@ MIN_S = 0.1
 MAX_FILE_S = 7200.0
 MIN_RATE_HZ = 4_000
 
-_FORMATS = "wav,flac,mp3,mov,ogg,matroska"
+_FORMATS = "wav,flac,mp3,mov,ogg,matroska,amr"
 """The only containers the library may recognise: playlist formats would open other files and addresses."""
-_ACCEPTED = "taken are wav, flac, mp3, m4a, ogg, opus and webm"
+_ACCEPTED = "taken are wav, flac, mp3, m4a, ogg, opus, webm, amr and 3gp"
 _SLACK_S = 0.25  # lossy codecs count their run-in and padding differently from their headers
 
 Span = tuple[float, float | None]
@@ -34,8 +34,8 @@ Span = tuple[float, float | None]
 def decode(path: Path, start_s: float = 0.0, end_s: float | None = None, max_s: float = MAX_FILE_S) -> Pcm:
     """The samples of `path` from `start_s` to `end_s` (None: to the end): 1-D float32 in [-1, 1], mono, 16 kHz.
 
-    Raises AudioError, in plain words, for whatever is not a regular file of audio, is cut off, lasts longer than
-    `max_s` in all, or leaves less than `MIN_S` between the two times.
+    Raises AudioError, in plain words, for whatever is not a regular file of audio, lasts longer than `max_s` in all,
+    or leaves less than `MIN_S` between the two times; UnfinishedAudio where the file promises more than is there.
     """
     (pcm,) = decode_spans(path, [(start_s, end_s)], max_s)
     if pcm.size < MIN_S * RATE_HZ:
@@ -98,7 +98,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raise AudioError(f"{path}: the file is empty", "record or copy it again")
         promised = promised_bytes(file)
         if promised is not None and promised > size_bytes:
-            raise AudioError(
+            raise UnfinishedAudio(
                 f"{path}: the file is cut off: {size_bytes} of at least {promised} bytes are there",
                 "if it is still being copied it will be read when it is whole; else copy it again",
             )
@@ -132,7 +132,7 @@ def _blocks(path: Path, file: BinaryIO, max_s: float) -> Generator[Pcm]:
             raise AudioError(f"{path}: not audio, or only the first bytes of it", _ACCEPTED) from error
         raise AudioError(f"{path}: damaged or cut off: cannot be decoded beyond {_clock(reached_s)}") from error
     if declared_s is not None and reached_s < declared_s - _SLACK_S:
-        raise AudioError(f"{path}: the file is cut off: {_clock(reached_s)} of {_clock(declared_s)} are there")
+        raise UnfinishedAudio(f"{path}: the file is cut off: {_clock(reached_s)} of {_clock(declared_s)} are there")
 
 
 def _audio_stream(path: Path, container: Any) -> Any:  # noqa: ANN401

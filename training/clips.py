@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,19 +18,16 @@ from pathlib import Path, PurePosixPath
 from idiolect.errors import DatasetError
 from idiolect.whisper import LANGUAGES, MAX_S
 from training.split import Side
+from training.sync_names import is_ignored
 from training.transcripts import Metadata, read_cues, read_metadata, read_text
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".webm"})
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".webm", ".amr", ".3gp", ".3gpp"})
 CUE_SUFFIXES = (".srt", ".vtt")
 TEXT_SUFFIXES = (*CUE_SUFFIXES, ".txt")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 DECLARED_SIDES: dict[str, Side] = {"train": "train", "validation": "held-out"}
 
 OnProblem = Callable[[Path, str], None]
-
-_TEMPORARY_ENDS = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".!sync", "~")
-_CONFLICT = re.compile(r"\.sync-conflict-|\([^)]*conflicted copy[^)]*\)|_conflict-\d{8}|\(sfconflict ", re.IGNORECASE)
-_SERVICE_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found"})
 
 
 @dataclass(frozen=True)
@@ -49,17 +45,6 @@ class Clip:
 def is_audio(name: str) -> bool:
     """Whether a file name is that of a recording."""
     return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES  # noqa: PTH122
-
-
-def is_ignored(name: str) -> bool:
-    """Whether one part of a path is hidden, or a sync tool's temporary file, conflict copy or service folder."""
-    lower = name.lower()
-    return (
-        lower.startswith((".", "~"))
-        or lower.endswith(_TEMPORARY_ENDS)
-        or lower in _SERVICE_FOLDERS
-        or _CONFLICT.search(lower) is not None
-    )
 
 
 def find_recordings(folder: Path) -> Iterator[Path]:

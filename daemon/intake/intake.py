@@ -7,19 +7,20 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from daemon.intake.library import Known, Library
 from daemon.intake.reader import Reader
 from daemon.intake.reading import Reading, Request
-from daemon.intake.scan import Listing, Settling, Stamp, is_usable_name, scan
-from daemon.intake.watcher import Watcher
+from daemon.intake.scan import Listing, Settling, Stamp, is_below, is_mount, is_usable_name, scan
+from daemon.intake.watcher import Watcher, watches_held
 from idiolect.errors import JobError
 
 POLL_S = 5.0
 """How often to look where no events come: on network mounts, and for a folder that is missing."""
 _MIN_SPACING_S = 0.2
+_NAMED = 3
 _REST_FACTOR = 10  # listing a large folder is followed by so many times its length of rest while files arrive …
 _POLL_REST_FACTOR = 100  # … and by so many when nothing tells of changes: 1 % of one core
 
@@ -40,6 +41,7 @@ class Intake:
         rescan_s: float,
         polling: bool = False,
         reader: Reader | None = None,
+        language: str = "en",
     ) -> None:
         self.on_change: Callable[[], None] = lambda: None
         self._library = library
@@ -47,6 +49,7 @@ class Intake:
         self._settle_s = settle_s
         self._rescan_s = rescan_s
         self._polling = polling
+        self._language = language
         self._reader = reader or Reader()
         self._settling = Settling(settle_s)
         self._turn = asyncio.Lock()
@@ -54,7 +57,12 @@ class Intake:
         self._retrying: set[str] = set()
         self._busy = False
         self._list_s = 0.0
+        self._folders_seen = self._folders_watched = 0
+        self._short_of_watches = False
+        self._mounts = library.mounts()
+        self._away: set[str] = set()
         self._problems: tuple[str, ...] = ()
+        self._remarks: tuple[str, ...] = ()
         self._watch_problems: tuple[str, ...] = ()
 
     @property
@@ -64,8 +72,11 @@ class Intake:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What keeps recordings from being seen now: folders that are missing or closed, no reader, no events."""
-        return self._problems + self._watch_problems
+        """What keeps recordings from being seen now: folders that are missing or closed, no reader, no events.
+
+        And what a sync tool left behind that only a person can settle.
+        """
+        return self._problems + self._watch_problems + self._remarks
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -84,7 +95,8 @@ class Intake:
                 if full:
                     full_look_at_s = time.monotonic() + self._rescan_s
                 await self._look(retry=full)
-                await self._wait(all(told), full_look_at_s - time.monotonic())
+                told.append(self._all_watched(watchers))
+                await self._wait(all(told), full_look_at_s - time.monotonic(), watchers)
         finally:
             for watcher in watchers:
                 watcher.stop()
@@ -100,7 +112,22 @@ class Intake:
         """End the worker; `run` does it by itself."""
         await self._reader.close()
 
-    async def _wait(self, told: bool, at_most_s: float) -> None:
+    def _all_watched(self, watchers: Sequence[Watcher]) -> bool:
+        """Whether the system watches every folder, and not only as many as its limit allows; asked when they change."""
+        if not any(watcher.watching for watcher in watchers):
+            return True  # `check` has said so
+        if self._folders_seen != self._folders_watched:
+            held = watches_held()
+            self._short_of_watches = held is not None and held < self._folders_seen
+            self._folders_watched = self._folders_seen
+        if self._short_of_watches:
+            self._watch_problems += (
+                f"the system watches fewer folders than the {self._folders_seen} there are; looking every few seconds "
+                "instead (on Linux, raise fs.inotify.max_user_watches and start again)",
+            )
+        return not self._short_of_watches
+
+    async def _wait(self, told: bool, at_most_s: float, watchers: Sequence[Watcher]) -> None:
         """Until the next look: soon while something settles, else when woken or when it is time."""
         spacing_s = max(_MIN_SPACING_S, self._list_s * _REST_FACTOR)
         if self._busy:
@@ -108,8 +135,13 @@ class Intake:
             return
         if not told or self._problems:
             at_most_s = min(at_most_s, max(POLL_S, self._list_s * _POLL_REST_FACTOR))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), max(at_most_s, spacing_s))
+        until_s = time.monotonic() + max(at_most_s, spacing_s)
+        while not self._woken.is_set() and (left_s := until_s - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):  # no event tells of a disk that comes or goes
+                await asyncio.wait_for(self._woken.wait(), min(left_s, POLL_S))
+            if any(watcher.stale for watcher in watchers) or self._unmounted() != self._away:
+                break
+        if self._woken.is_set():
             await asyncio.sleep(spacing_s)  # one look for a burst of events
 
     async def _look(self, retry: bool = False) -> int:
@@ -163,9 +195,33 @@ class Intake:
                 else:
                     found.setdefault(os.fsencode(path).decode(errors="backslashreplace"), (None, stamp))
         self._list_s = time.monotonic() - began_s
+        self._folders_seen = sum(listing.folders for listing in listings)
+        self._note_mounts(found, listings)
         closed = {at: why for listing in listings for at, why in listing.unreadable.items()}
         self._problems = tuple(f"{at}: cannot be looked into: {why}" for at, why in closed.items())
+        self._remarks = tuple(_remarks(listings))
         return found, listings
+
+    def _unmounted(self) -> set[str]:
+        return {mount for mount in self._mounts if not is_mount(mount)}
+
+    def _note_mounts(self, found: Mapping[str, object], listings: Sequence[Listing]) -> None:
+        """Where recordings lie on a disk of its own, an empty folder later means that the disk is away."""
+        parents = {os.path.dirname(path) for path in found}  # noqa: PTH120
+        holding = {
+            mount
+            for mount in self._mounts.union(*(listing.mounts for listing in listings))
+            if any(is_below(parent, mount) for parent in parents)
+        }
+        away = self._unmounted() - holding
+        for folder, listing in zip(self._folders, listings, strict=True):
+            for mount in sorted(mount for mount in away if is_below(mount, str(folder))):
+                listing.unreadable.setdefault(mount, "the disk that held its recordings is away")
+        mounts = {mount for mount in holding if is_mount(mount)} | away
+        if mounts != self._mounts:
+            self._library.set_mounts(mounts)
+            self._mounts = mounts
+        self._away = self._unmounted()
 
     def _note_absence(
         self, found: Mapping[str, tuple[Path | None, Stamp]], listings: Sequence[Listing], known: Mapping[str, Known]
@@ -183,17 +239,32 @@ class Intake:
         if folder is None:
             reading = Reading(state="rejected", reason="its name is not valid UTF-8: rename it")
         else:
-            heard = last if last is not None and last.stamp.same_audio(stamp) and not last.retry else None
-            reading = await self._reader.read(
-                Request(
-                    path=Path(path),
-                    folder=folder,
-                    pcm_sha256=heard.pcm_sha256 if heard else None,
-                    duration_s=heard.duration_s if heard else None,
-                )
-            )
+            heard = last is not None and last.stamp.same_audio(stamp) and not last.retry
+            sound = self._library.sound(path) if heard else None
+            request = Request(path=Path(path), folder=folder, language=self._language, sound=sound)
+            reading = await self._reader.read(request)
         self._retrying.discard(path)
         if reading.retry and not os.path.lexists(path):  # it left while it was read: the next look will tell
             return
         self._library.record(path, stamp, reading)
         self.on_change()
+
+
+def _remarks(listings: Sequence[Listing]) -> Iterator[str]:
+    conflicts = sorted(path for listing in listings for path in listing.conflicts)
+    if conflicts:
+        yield (
+            f"{_counted(conflicts, 'conflict copy is', 'conflict copies are')} not learned from: "
+            "keep the better version under the first name and delete the other"
+        )
+    remote = sorted(path for listing in listings for path in listing.remote - listing.recordings.keys())
+    if remote:
+        yield (
+            f"{_counted(remote, 'recording is', 'recordings are')} only on the sync tool's server: "
+            "have them kept on this machine"
+        )
+
+
+def _counted(paths: Sequence[str], one: str, many: str) -> str:
+    named = ", ".join(paths[:_NAMED]) + (", …" if len(paths) > _NAMED else "")
+    return f"{len(paths)} {one if len(paths) == 1 else many} ({named})"

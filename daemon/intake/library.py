@@ -7,20 +7,22 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from daemon.intake.reading import ReadClip, Reading
+from daemon.intake.reading import ReadClip, Reading, Sound
 from daemon.intake.scan import Stamp
 from daemon.intake.schema import migrate
 from daemon.work.spec import JobClip
 from idiolect.errors import UsageError
 from training import split
+from training.fingerprint import SAME_BITS, difference, nearly_the_same
 
 RecordingState = Literal["ready", "waiting", "rejected", "duplicate"]
+_COMPARED_TAKES = 20
 RunState = Literal["running", "interrupted", "failed", "kept", "published"]
 
 
@@ -79,8 +81,6 @@ class Known:
     stamp: Stamp
     gone: bool
     retry: bool
-    pcm_sha256: str | None
-    duration_s: float | None
 
 
 class Library:
@@ -111,21 +111,35 @@ class Library:
 
     def counts(self) -> RecordingCounts:
         """How many recordings there are, and how much speech is ready."""
-        by_state = {state: 0 for state in ("ready", "waiting", "rejected", "duplicate")}
-        for recording in self.recordings():
-            by_state[recording.state] += 1
-        row = self._one("SELECT count(*) AS clips, total(duration_s) AS ready_s FROM ready_clips")
-        return RecordingCounts(**by_state, ready_s=row["ready_s"], clips=row["clips"])
+        query = "SELECT state, count(*) AS count FROM files WHERE NOT gone GROUP BY state"
+        of = {row["state"]: row["count"] for row in self._db.execute(query)}
+        row = self._one(
+            "SELECT count(*) AS clips, total(duration_s) AS ready_s, count(DISTINCT path) AS ready FROM ready_clips"
+        )
+        return RecordingCounts(
+            ready=row["ready"],
+            waiting=of.get("waiting", 0),
+            rejected=of.get("rejected", 0),
+            ready_s=row["ready_s"],
+            clips=row["clips"],
+            duplicate=of.get("ready", 0) - row["ready"],
+        )
 
     def recordings(self, state: RecordingState | None = None) -> list[Recording]:
         """All recordings that are there, or those in one state, in the order of paths.
 
         "duplicate" is a recording whose every sound another one also holds.
         """
-        speaker = {row["pcm_sha256"]: row["path"] for row in self._db.execute("SELECT * FROM ready_clips")}
+        kind = "ready" if state == "duplicate" else state
+        rows = self._db.execute(
+            "SELECT path, state, reason, duration_s FROM files WHERE NOT gone AND state = ifnull(?, state)"
+            " ORDER BY path",
+            (kind,),
+        ).fetchall()
+        speaker = dict(self._db.execute("SELECT pcm_sha256, path FROM ready_clips")) if kind in {None, "ready"} else {}
         speaking = set(speaker.values())
         found = []
-        for row in self._db.execute("SELECT * FROM files WHERE NOT gone ORDER BY path"):
+        for row in rows:
             kind, reason = row["state"], row["reason"]
             if kind == "ready" and row["path"] not in speaking:
                 first = self._one("SELECT pcm_sha256 FROM file_clips WHERE path = ?", row["path"])
@@ -133,6 +147,14 @@ class Library:
             if state in {None, kind}:
                 found.append(Recording(Path(row["path"]), kind, reason, row["duration_s"]))
         return found
+
+    def remarked(self) -> list[Recording]:
+        """Ready recordings of which there is something to say, in the order of paths."""
+        rows = self._db.execute(
+            "SELECT path, reason, duration_s FROM files WHERE state = 'ready' AND reason != '' AND NOT gone"
+            " ORDER BY path"
+        )
+        return [Recording(Path(row["path"]), "ready", row["reason"], row["duration_s"]) for row in rows]
 
     def ready_clips(self, language: str = "en") -> tuple[JobClip, ...]:
         """What a run may use now, every sound once; `language` for clips that name none."""
@@ -151,21 +173,32 @@ class Library:
                 Stamp(row["size_bytes"], row["mtime_ns"], row["texts"]),
                 bool(row["gone"]),
                 bool(row["retry"]),
-                row["pcm_sha256"],
-                row["duration_s"],
             )
-            for row in self._db.execute("SELECT * FROM files")
+            for row in self._db.execute("SELECT path, size_bytes, mtime_ns, texts, gone, retry FROM files")
         }
+
+    def sound(self, path: str) -> Sound | None:
+        """What was heard of a recording when it was last read; None where it was not decoded whole."""
+        row = self._db.execute("SELECT sound FROM files WHERE path = ?", (path,)).fetchone()
+        return Sound.model_validate_json(row["sound"]) if row is not None and row["sound"] else None
 
     def record(self, path: str, stamp: Stamp, reading: Reading) -> None:
         """Remember what was read from a recording as it stood at `stamp`. A new sound is given its side here."""
-        values = {**vars(stamp), **reading.model_dump(exclude={"clips"}), "path": path, "read_at": time.time()}
+        values = {
+            **vars(stamp),
+            **reading.model_dump(exclude={"clips", "sound", "reason"}),
+            "reason": "; ".join(filter(None, (reading.reason, self._nearly_the_same(path, reading.clips)))),
+            "pcm_sha256": reading.sound and reading.sound.pcm_sha256,
+            "sound": reading.sound and reading.sound.model_dump_json(),
+            "path": path,
+            "read_at": time.time(),
+        }
         with self._transaction():
             self._db.execute("DELETE FROM files WHERE path = ?", (path,))  # and with it what it held
             self._db.execute(
-                "INSERT INTO files (path, size_bytes, mtime_ns, texts, state, reason, duration_s, pcm_sha256, retry, "
-                "read_at) VALUES (:path, :size_bytes, :mtime_ns, :texts, :state, :reason, :duration_s, :pcm_sha256, "
-                ":retry, :read_at)",
+                "INSERT INTO files (path, size_bytes, mtime_ns, texts, state, reason, duration_s, pcm_sha256, sound, "
+                "retry, read_at) VALUES (:path, :size_bytes, :mtime_ns, :texts, :state, :reason, :duration_s, :pcm_sha256, "
+                ":sound, :retry, :read_at)",
                 values,
             )
             for clip in reading.clips:
@@ -175,6 +208,16 @@ class Library:
         """Recordings that left the folder, or came back unchanged. Their sounds keep their sides."""
         with self._transaction():
             self._db.executemany("UPDATE files SET gone = ? WHERE path = ?", [(gone, path) for path in paths])
+
+    def mounts(self) -> set[str]:
+        """Folders where another file system began when recordings were last seen there."""
+        return {row["path"] for row in self._db.execute("SELECT path FROM mounts")}
+
+    def set_mounts(self, paths: Iterable[str]) -> None:
+        """Remember these folders instead of those before."""
+        with self._transaction():
+            self._db.execute("DELETE FROM mounts")
+            self._db.executemany("INSERT INTO mounts VALUES (?)", [(path,) for path in paths])
 
     def new_since(self, tier: str) -> NewSpeech:
         """Ready clips, by sound and text, that the tier's newest published or kept run did not have."""
@@ -243,12 +286,36 @@ class Library:
         )
         return frozenset(row["pcm_sha256"] for row in rows)
 
+    def _nearly_the_same(self, path: str, clips: Sequence[ReadClip]) -> str:
+        """Which other recording holds the same take of a sentence in other samples: another format, louder, trimmed."""
+        for clip in clips:
+            mine = bytes.fromhex(clip.fingerprint)
+            others = self._db.execute(
+                "SELECT path, fingerprint FROM file_clips JOIN files USING (path) WHERE text_key = ? AND path != ? "
+                "AND file_clips.pcm_sha256 != ? AND fingerprint IS NOT NULL AND NOT gone ORDER BY path LIMIT ?",
+                (split.text_key(clip.text), path, clip.pcm_sha256, _COMPARED_TAKES),
+            )
+            for other in others:
+                if (differing := difference(mine, other["fingerprint"])) < SAME_BITS:
+                    return nearly_the_same(other["path"], differing)
+        return ""
+
     def _record_clip(self, path: str, clip: ReadClip) -> None:
         key = split.text_key(clip.text)
         self._decide_side(clip, key)
         self._db.execute(
-            "INSERT OR IGNORE INTO file_clips VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (path, clip.pcm_sha256, clip.start_s, clip.end_s, clip.duration_s, clip.text, key, clip.language),
+            "INSERT OR IGNORE INTO file_clips VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                path,
+                clip.pcm_sha256,
+                clip.start_s,
+                clip.end_s,
+                clip.duration_s,
+                clip.text,
+                key,
+                clip.language,
+                bytes.fromhex(clip.fingerprint),
+            ),
         )
 
     def _decide_side(self, clip: ReadClip, key: str) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from training.quality import Measures
 from training.split import Side
 
 State = Literal["ready", "waiting", "rejected"]
@@ -19,13 +20,21 @@ class _Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Sound(_Line):
+    """What was heard of a recording that was decoded whole: its digest, training.fingerprint (hex), and measures."""
+
+    pcm_sha256: str
+    fingerprint: str
+    measures: Measures
+
+
 class Request(_Line):
-    """Read this recording. `pcm_sha256` and `duration_s` are known where only its text changed."""
+    """Read this recording. `sound` is known where only its text changed; `language` is that of texts that name none."""
 
     path: Path
     folder: Path
-    pcm_sha256: str | None = None
-    duration_s: float | None = None
+    language: str = "en"
+    sound: Sound | None = None
 
 
 class ReadClip(_Line):
@@ -38,18 +47,19 @@ class ReadClip(_Line):
     text: str
     language: str | None = None
     side: Side | None = None
+    fingerprint: str = ""
 
 
 class Reading(_Line):
     """What a recording holds.
 
-    `reason` says in plain words why it is waiting or rejected, or what of a ready one was left out. `pcm_sha256`
+    `reason` says in plain words why it is waiting or rejected, or what a person should know of a ready one. `sound`
     is set for audio that was decoded whole. `retry`: the cause may pass without the file changing.
     """
 
     state: State
     reason: str = ""
     duration_s: float | None = None
-    pcm_sha256: str | None = None
+    sound: Sound | None = None
     clips: tuple[ReadClip, ...] = ()
     retry: bool = False

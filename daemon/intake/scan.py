@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.clips import METADATA_NAMES, TEXT_SUFFIXES, is_audio, is_ignored
+from training.clips import METADATA_NAMES, TEXT_SUFFIXES, is_audio
+from training.sync_names import is_conflict, is_temporary, placeholder_for
 
 
 @dataclass(frozen=True)
@@ -26,38 +28,62 @@ class Stamp:
 
 @dataclass
 class Listing:
-    """One look at a folder: recordings by absolute path, and the folders nobody could look into, with the reason."""
+    """One look at a folder. All paths are absolute.
+
+    `recordings` with their stamps; `unreadable` folders with the reason; `conflicts`, second versions that a sync tool
+    made of recordings and texts; `remote`, recordings of which only a placeholder is here; `mounts`, folders where
+    another file system begins; `folders`, how many there are in all.
+    """
 
     recordings: dict[str, Stamp] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    conflicts: list[str] = field(default_factory=list)
+    remote: set[str] = field(default_factory=set)
+    mounts: set[str] = field(default_factory=set)
+    folders: int = 0
 
     def hides(self, path: str) -> bool:
         """Whether `path` may well be there although it is not listed."""
-        return any(path == folder or path.startswith(folder + os.sep) for folder in self.unreadable)
+        return path in self.remote or any(is_below(path, folder) for folder in self.unreadable)
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or lies in it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def is_mount(folder: str) -> bool:
+    """Whether another file system begins at `folder`, or where it links to. False when it is missing."""
+    try:
+        real = os.path.realpath(folder)
+        return os.stat(real).st_dev != os.stat(os.path.dirname(real)).st_dev  # noqa: PTH116, PTH120
+    except OSError:
+        return False
 
 
 def scan(folder: Path) -> Listing:
     """List the recordings below `folder`, following no links. A missing folder is an unreadable one."""
     listing = Listing()
-    pending: list[tuple[str, str]] = [(str(folder), "")]  # with what the metadata above says
+    if is_mount(str(folder)):
+        listing.mounts.add(str(folder))
+    pending: list[tuple[str, str, int]] = [(str(folder), "", _device(folder))]  # with what metadata above says
     while pending:
-        at, above = pending.pop()
+        at, above, device = pending.pop()
         try:
-            with os.scandir(at) as entries:
-                found = {
-                    entry.name: entry.stat(follow_symlinks=False) for entry in entries if not is_ignored(entry.name)
-                }
+            found = _entries(at, listing)
         except OSError as error:
             if at == str(folder) or not isinstance(error, FileNotFoundError):
                 listing.unreadable[at] = error.strerror or type(error).__name__
             continue
-        tables = "".join(_mark(name, found[name]) for name in METADATA_NAMES if name in found)
+        listing.folders += 1
+        above += "".join(_mark(name, found[name]) for name in METADATA_NAMES if name in found)
         texts = _texts_by_stem(found)
-        above += tables
         for name, status in found.items():
-            path = f"{at}{os.sep}{name}" if not at.endswith(os.sep) else at + name
+            path = _joined(at, name)
             if stat.S_ISDIR(status.st_mode):
-                pending.append((path, above))
+                pending.append((path, above, status.st_dev))
+                if status.st_dev != device:
+                    listing.mounts.add(path)
             linked_folder = stat.S_ISLNK(status.st_mode) and os.path.isdir(path)  # noqa: PTH112
             if is_audio(name) or linked_folder:  # either is listed, so that the user hears of it
                 stem = os.path.splitext(name)[0]  # noqa: PTH122
@@ -88,6 +114,37 @@ class Settling:
             seen = before.get(path)
             self._since[path] = seen if seen is not None and seen[0] == stamp else (stamp, now_s)
         return sorted(path for path, (_, since_s) in self._since.items() if now_s - since_s >= self._settle_s)
+
+
+def _device(folder: Path) -> int:
+    try:
+        return folder.stat().st_dev
+    except OSError:
+        return 0
+
+
+def _entries(at: str, listing: Listing) -> dict[str, os.stat_result]:
+    """What a folder holds that counts; conflict copies and placeholders are noted in `listing`. Raises OSError."""
+    found = {}
+    with os.scandir(at) as entries:
+        for entry in entries:
+            name = entry.name
+            stands_for = placeholder_for(name)
+            if stands_for is not None and is_audio(stands_for):
+                listing.remote.add(_joined(at, stands_for))
+            elif is_temporary(name):
+                continue
+            elif is_conflict(name):
+                if is_audio(name) or name.lower().endswith(TEXT_SUFFIXES):
+                    listing.conflicts.append(_joined(at, name))
+            else:
+                with contextlib.suppress(FileNotFoundError):  # it was renamed a moment ago
+                    found[name] = entry.stat(follow_symlinks=False)
+    return found
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder.rstrip(os.sep)}{os.sep}{name}"
 
 
 def _texts_by_stem(found: Mapping[str, os.stat_result]) -> dict[str, str]:

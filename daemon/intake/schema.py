@@ -67,6 +67,14 @@ MIGRATIONS = (
     ) STRICT, WITHOUT ROWID;
     """,
     "ALTER TABLE runs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;  -- how often the daemon died while it ran",
+    """
+    CREATE TABLE mounts (             -- folders where another file system began that held recordings
+        path TEXT PRIMARY KEY
+    ) STRICT;
+    ALTER TABLE files ADD COLUMN sound TEXT;  -- JSON: what was heard, so that a new text asks for no decoding
+    ALTER TABLE file_clips ADD COLUMN fingerprint BLOB;  -- training.fingerprint of the sound
+    CREATE INDEX files_by_state ON files (state, gone, read_at);
+    """,
 )
 
 

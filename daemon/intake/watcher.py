@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
     from watchdog.observers.api import BaseObserver
 
-from training.clips import is_ignored
+from training.sync_names import is_temporary
 
 _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "webdav", "davfs", "9p", "afs", "ceph", "vboxsf"}
@@ -33,6 +34,16 @@ def is_remote(folder: Path) -> bool:
     ]
     kind = max(inside, key=lambda mount: len(mount.mountpoint)).fstype.lower() if inside else ""
     return kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
+
+
+def watches_held() -> int | None:
+    """How many inotify watches this process holds; None where the system does not tell."""
+    held = None
+    with contextlib.suppress(OSError):
+        for entry in os.scandir("/proc/self/fdinfo"):
+            with contextlib.suppress(OSError), open(entry.path, "rb") as file:  # noqa: PTH123
+                held = (held or 0) + sum(line.startswith(b"inotify ") for line in file)
+    return held
 
 
 class Watcher:
@@ -63,7 +74,21 @@ class Watcher:
             self._watched = identity
             if not self._polling and not is_remote(self._folder):
                 self._start()
+        return self.watching
+
+    @property
+    def watching(self) -> bool:
+        """Whether events come."""
         return self._observer is not None and self._observer.is_alive()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the folder is not the one that `check` saw: a disk came or went. Cheap enough to ask all day."""
+        try:
+            status = self._folder.stat()
+        except OSError:
+            return self._watched is not None
+        return (status.st_dev, status.st_ino) != self._watched
 
     def stop(self) -> None:
         """Watch no longer."""
@@ -102,5 +127,5 @@ class Watcher:
     def _on_event(self, event: FileSystemEvent) -> None:
         """Temporary files may be written many times a second while a sync tool works: they wake nobody."""
         paths = [os.fsdecode(path) for path in (event.src_path, event.dest_path) if path]
-        if any(not is_ignored(os.path.basename(path)) for path in paths):  # noqa: PTH119
+        if any(not is_temporary(os.path.basename(path)) for path in paths):  # noqa: PTH119
             self._wake()

@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon.intake.reading import READY_LINE, ReadClip, Reading, Request, State
-from idiolect.errors import AudioError, DatasetError
+from daemon.intake.reading import READY_LINE, ReadClip, Reading, Request, Sound, State
+from idiolect.errors import AudioError, DatasetError, UnfinishedAudio
 from idiolect.whisper import MAX_S
 from training.audio import MIN_S, decode, decode_spans, duration_s, pcm_sha256
 from training.clips import Clip, clips_of, find_texts, missing_text
-from training.transcripts import check_length
+from training.fingerprint import fingerprint
+from training.quality import Finding, judge, measure, rejection, warnings
 
 if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 MAX_MEMORY_BYTES = 2 << 30
 MAX_CPU_S = 120
 """Processor time for one recording; two hours of audio take a few seconds."""
-SILENT = "there is no sound in it, only digital silence"
 _TELL_PROBLEMS = 3
 _CUE_SLACK_S = 0.5
 
@@ -39,6 +39,8 @@ def read(request: Request) -> Reading:
         if not stat.S_ISREG(kind):
             return Reading(state="rejected", reason=_not_a_file(kind))
         return _read_file(request)
+    except UnfinishedAudio as error:
+        return Reading(state="waiting", reason=_plain(error, path))
     except (AudioError, DatasetError) as error:
         return Reading(state="rejected", reason=_plain(error, path), retry=isinstance(error.__cause__, OSError))
     except MemoryError:
@@ -68,56 +70,62 @@ def _read_file(request: Request) -> Reading:
         reading = _read_whole(request, None, "rejected", _plain(error, path))
         return reading.model_copy(update={"retry": isinstance(error.__cause__, OSError)})
     if problems or (clips and clips[0].end_s is not None):
-        return _read_cues(path, clips, problems)
+        return _read_cues(request, clips, problems)
     return _read_whole(request, clips[0] if clips else None, "waiting", missing_text(path, texts))
 
 
 def _read_whole(request: Request, clip: Clip | None, state_without: State, reason_without: str) -> Reading:
     """One recording under one text. Its audio is judged first, so that a bad one is told before its text comes."""
-    seconds, digest = request.duration_s, request.pcm_sha256
-    if seconds is None or digest is None:
-        pcm = decode(request.path, max_s=MAX_S)
-        if not pcm.any():
-            return Reading(state="rejected", reason=SILENT, duration_s=duration_s(pcm))
-        seconds, digest = duration_s(pcm), pcm_sha256(pcm)
+    sound = request.sound or _heard(decode(request.path, max_s=MAX_S))
+    seconds = sound.measures.duration_s
+    language = (clip and clip.language) or request.language
+    findings = judge(sound.measures, clip.text if clip else None, language)
+    state, reason = state_without, "; ".join(filter(None, (reason_without, warnings(findings))))
+    if rejected := rejection(findings):
+        state, reason, clip = "rejected", rejected, None
     if clip is None:
-        return Reading(state=state_without, reason=reason_without, duration_s=seconds, pcm_sha256=digest)
-    if too_much := check_length(clip.text, seconds):
-        return Reading(state="rejected", reason=too_much, duration_s=seconds, pcm_sha256=digest)
-    found = _read_clip(clip, digest, seconds)
-    return Reading(state="ready", duration_s=seconds, pcm_sha256=digest, clips=(found,))
+        return Reading(state=state, reason=reason, duration_s=seconds, sound=sound)
+    found = _read_clip(clip, sound.pcm_sha256, seconds, sound.fingerprint)
+    return Reading(state="ready", reason=warnings(findings), duration_s=seconds, sound=sound, clips=(found,))
 
 
-def _read_cues(path: Path, clips: list[Clip], problems: list[str]) -> Reading:
+def _heard(pcm: Pcm) -> Sound:
+    return Sound(pcm_sha256=pcm_sha256(pcm), fingerprint=fingerprint(pcm).hex(), measures=measure(pcm))
+
+
+def _read_cues(request: Request, clips: list[Clip], problems: list[str]) -> Reading:
     """One long recording cut at its cues. A cue that cannot be used is left out and told."""
-    found = []
+    path, found, remarks = request.path, [], list[str]()
     spans = [(clip.start_s, clip.end_s) for clip in clips]
     for clip, pcm in zip(clips, decode_spans(path, spans), strict=True):
-        problem = _cue_problem(clip, pcm)
-        if problem:
+        findings = _judge_cue(clip, pcm, request.language)
+        if problem := rejection(findings):
             problems.append(f"the cue at {clip.start_s:.1f} s: {problem}")
-        else:
-            found.append(_read_clip(clip, pcm_sha256(pcm), duration_s(pcm)))
-    told = "; ".join(problems[:_TELL_PROBLEMS]) + ("; …" if len(problems) > _TELL_PROBLEMS else "")
+            continue
+        remarks += [f"the cue at {clip.start_s:.1f} s: {finding.message}" for finding in findings]
+        found.append(_read_clip(clip, pcm_sha256(pcm), duration_s(pcm), fingerprint(pcm).hex()))
     if not found:
-        return Reading(state="rejected", reason=f"none of its cues can be used: {told}")
-    reason = f"{len(problems)} cues left out: {told}" if problems else ""
+        return Reading(state="rejected", reason=f"none of its cues can be used: {_first(problems)}")
+    left_out = f"{len(problems)} cues left out: {_first(problems)}" if problems else ""
+    reason = "; ".join(filter(None, (left_out, _first(remarks))))
     seconds = sum(clip.duration_s for clip in found)
     return Reading(state="ready", reason=reason, duration_s=seconds, clips=tuple(found))
 
 
-def _cue_problem(clip: Clip, pcm: Pcm) -> str | None:
+def _first(messages: list[str]) -> str:
+    return "; ".join(messages[:_TELL_PROBLEMS]) + ("; …" if len(messages) > _TELL_PROBLEMS else "")
+
+
+def _judge_cue(clip: Clip, pcm: Pcm, language: str) -> list[Finding]:
     wanted_s = (clip.end_s or 0.0) - clip.start_s
     if duration_s(pcm) < wanted_s - _CUE_SLACK_S:
-        return "the recording ends before it"
+        return [Finding("end", "rejection", "the recording ends before it")]
     if duration_s(pcm) < MIN_S:
-        return "too short to hold a word"
-    if not pcm.any():
-        return SILENT
-    return check_length(clip.text, duration_s(pcm))
+        return [Finding("short", "rejection", "too short to hold a word")]
+    return judge(measure(pcm), clip.text, clip.language or language)
 
 
-def _read_clip(clip: Clip, digest: str, seconds: float) -> ReadClip:
+def _read_clip(clip: Clip, digest: str, seconds: float, print_hex: str) -> ReadClip:
     return ReadClip(
         start_s=clip.start_s,
         end_s=clip.end_s,
@@ -126,6 +134,7 @@ def _read_clip(clip: Clip, digest: str, seconds: float) -> ReadClip:
         text=clip.text,
         language=clip.language,
         side=clip.side,
+        fingerprint=print_hex,
     )
 
 

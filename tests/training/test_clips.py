@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from idiolect.errors import DatasetError
-from training.clips import Clip, find_recordings, find_texts, is_audio, is_ignored, read_folder
+from training.clips import Clip, find_recordings, find_texts, is_audio, read_folder
 
 
 def put(folder: Path, **files: str) -> None:
@@ -13,36 +13,6 @@ def put(folder: Path, **files: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name.replace("__", ".")).write_text(text)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        ".hidden.wav",
-        "._mac.wav",
-        ".syncthing.a.wav.tmp",
-        "~syncthing~a.wav.tmp",
-        ".stversions",
-        "a.wav.part",
-        "a.wav.crdownload",
-        "a.wav.!sync",
-        "a.wav~",
-        "a.sync-conflict-20240101-120000-ABCDEFG.wav",
-        "a (conflicted copy 2024-01-01 120000).wav",
-        "a (Ann's conflicted copy 2024-01-01).wav",
-        "a_conflict-20240101-120000.wav",
-        "@eaDir",
-    ],
-)
-def test_names_of_sync_tools_are_ignored(name: str) -> None:
-    assert is_ignored(name)
-
-
-@pytest.mark.parametrize(
-    "name", ["a.wav", "conflicted copy of feelings.wav", "tmp", "part one.wav", "שלום.wav", 'a b\'s "c"\n.wav']
-)
-def test_names_of_people_are_not(name: str) -> None:
-    assert not is_ignored(name)
 
 
 def test_audio_names() -> None:

@@ -96,7 +96,7 @@ async def test_a_file_that_stopped_half_way_waits_for_the_rest(house: House) -> 
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     async with house.running():
-        await house.until(lambda: house.library.counts().rejected == 1)
+        await house.until(lambda: house.library.counts().waiting == 1)
         assert "cut off" in house.reasons()["a.wav"]
         path.write_bytes(whole)
         await house.until(lambda: house.library.counts().ready == 1)

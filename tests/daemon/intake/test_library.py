@@ -8,9 +8,10 @@ import pytest
 
 from daemon.intake import schema
 from daemon.intake.library import Library, NewSpeech, Recording, RecordingCounts, RunState
-from daemon.intake.reading import ReadClip, Reading
+from daemon.intake.reading import ReadClip, Reading, Sound
 from daemon.intake.scan import Stamp
 from idiolect.errors import UsageError
+from training.quality import Measures
 from training.split import Side, side
 
 STAMP = Stamp(10, 20, "a.txt")
@@ -25,7 +26,9 @@ def library(tmp_path: Path) -> Iterator[Library]:
 
 def ready(sound: str, text: str = "some words", declared: Side | None = None, seconds: float = 2.0) -> Reading:
     clip = ReadClip(start_s=0, end_s=None, duration_s=seconds, pcm_sha256=sound * 64, text=text, side=declared)
-    return Reading(state="ready", duration_s=seconds, pcm_sha256=sound * 64, clips=(clip,))
+    measures = Measures(seconds, seconds, 0.0, 0.0, -20.0, -60.0, -100.0)
+    heard = Sound(pcm_sha256=sound * 64, fingerprint="", measures=measures)
+    return Reading(state="ready", duration_s=seconds, sound=heard, clips=(clip,))
 
 
 def text_on(wanted: str, n: int = 0) -> str:
@@ -57,7 +60,9 @@ def test_the_file_is_private_and_outlives_the_process(tmp_path: Path) -> None:
 
     second = Library(db)
     known = second.known()["/r/a.wav"]
-    assert (known.stamp, known.gone, known.pcm_sha256, known.duration_s) == (STAMP, False, "a" * 64, 2.0)
+    assert (known.stamp, known.gone, known.retry) == (STAMP, False, False)
+    assert second.sound("/r/a.wav") == ready("a").sound
+    assert second.sound("/r/b.wav") is None
     second.close()
 
 
@@ -214,10 +219,9 @@ def test_a_newer_or_damaged_file_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_step_of_the_schema_is_taken_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    db = tmp_path / "library.sqlite3"
+    db, released = tmp_path / "library.sqlite3", schema.MIGRATIONS
     Library(db).close()
     good, bad = "CREATE TABLE extra (x);", "CREATE TABLE extra (x); CREATE TABLE files (y);"
-    released = schema.MIGRATIONS
     monkeypatch.setattr(schema, "MIGRATIONS", (*released, bad))
     with pytest.raises(UsageError, match="already exists"):
         Library(db)
@@ -227,8 +231,26 @@ def test_a_step_of_the_schema_is_taken_whole_or_not_at_all(tmp_path: Path, monke
     library.record("/r/a.wav", STAMP, ready("a"))
     library.close()
     connection = sqlite3.connect(db)
-    assert connection.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(released) + 1,)
     connection.close()
+
+
+def test_a_library_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
+    db = tmp_path / "library.sqlite3"
+    old = sqlite3.connect(db)
+    old.executescript(schema.MIGRATIONS[0])
+    old.execute("PRAGMA user_version = 1")
+    old.execute("INSERT INTO files VALUES ('/r/a.wav', 1, 1, '', 'ready', '', 2.0, 'aa', 0, 0, 1.0)")
+    old.execute("INSERT INTO clips VALUES ('aa', 'train')")
+    old.execute("INSERT INTO file_clips VALUES ('/r/a.wav', 'aa', 0.0, NULL, 2.0, 'words', 'words', NULL)")
+    old.commit()
+    old.close()
+
+    library = Library(db)
+    assert library.counts().ready == 1
+    library.record("/r/b.wav", STAMP, ready("b", "words"))
+    assert library.counts().ready == 2
+    library.close()
 
 
 def test_thousands_of_recordings_are_no_burden(library: Library) -> None:
@@ -237,10 +259,10 @@ def test_thousands_of_recordings_are_no_burden(library: Library) -> None:
             digest = f"{i:064x}"
             library._db.execute("INSERT INTO clips VALUES (?, 'train')", (digest,))
             library._db.execute(
-                "INSERT INTO files VALUES (?, 1, 1, '', 'ready', '', 2.0, ?, 0, 0, ?)", (f"/r/{i}.wav", digest, i)
+                "INSERT INTO files VALUES (?, 1, 1, '', 'ready', '', 2.0, ?, 0, 0, ?, NULL)", (f"/r/{i}.wav", digest, i)
             )
             library._db.execute(
-                "INSERT INTO file_clips VALUES (?, ?, 0, NULL, 2.0, ?, ?, NULL)",
+                "INSERT INTO file_clips VALUES (?, ?, 0, NULL, 2.0, ?, ?, NULL, NULL)",
                 (f"/r/{i}.wav", digest, f"t {i}", f"t {i}"),
             )
     run = library.create_run("tiny", "nano", library.ready_clips())

@@ -29,7 +29,7 @@ def hear(rooms: Rooms, *texts: str) -> None:
     for text in texts:
         digest = text.encode().hex().ljust(64, "0")[:64]
         clip = ReadClip(pcm_sha256=digest, start_s=0.0, end_s=None, duration_s=10.0, text=text)
-        reading = Reading(state="ready", duration_s=10.0, pcm_sha256=digest, clips=(clip,))
+        reading = Reading(state="ready", duration_s=10.0, clips=(clip,))
         rooms.library.record(str(rooms.paths.recordings / f"{text}.wav"), Stamp(1, 1, ""), reading)
 
 

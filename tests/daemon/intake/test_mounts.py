@@ -1,0 +1,144 @@
+"""Disks that come and go, and limits of the system, with real mounts (skipped where the machine allows none)."""
+
+from pathlib import Path
+
+from tests.daemon.intake.apart import run_apart
+
+
+def test_a_disk_that_is_away_has_not_been_emptied(tmp_path: Path) -> None:
+    run_apart(
+        """
+        disk, kept = home / "disk", home / "kept"
+        mount(disk)
+        put(disk / "a.wav")
+        put(kept / "b.wav", 1)
+        library = Library(home / "library.sqlite3")
+
+        async def main():
+            intake = Intake(library, [disk, kept], 0.1, 3600)
+            task = asyncio.create_task(intake.run())
+            await until(lambda: library.counts().ready == 2 and not intake.busy)
+            subprocess.run(["mount", "--move", disk, home / "elsewhere"], check=True)
+            await until(lambda: intake.warnings)
+            assert intake.warnings == (f"{disk}: cannot be looked into: the disk that held its recordings is away",)
+            assert library.counts().ready == 2
+
+            subprocess.run(["mount", "--move", home / "elsewhere", disk], check=True)
+            put(disk / "c.wav", 2)
+            await until(lambda: library.counts().ready == 3 and not intake.warnings)
+            task.cancel()
+
+        (home / "elsewhere").mkdir()
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        asyncio.run(main())
+        """,
+        tmp_path,
+    )
+
+
+def test_a_disk_that_was_away_at_the_start(tmp_path: Path) -> None:
+    run_apart(
+        """
+        disk = home / "recordings" / "disk"
+        mount(disk)
+        put(disk / "a.wav")
+        library = Library(home / "library.sqlite3")
+
+        async def look():
+            intake = Intake(library, [home / "recordings"], 0.0, 3600)
+            await intake.rescan()
+            await intake.close()
+            return intake
+
+        asyncio.run(look())
+        unmount(disk)
+        away = asyncio.run(look())
+        assert library.counts().ready == 1 and "is away" in away.warnings[0], away.warnings
+
+        put(disk / "b.wav", 1)  # recordings where the disk was: the folder is the user's again
+        asyncio.run(look())
+        assert [r.path.name for r in library.recordings()] == ["b.wav"]
+        (disk / "b.wav").unlink()
+        assert asyncio.run(look()).warnings == ()
+        assert library.recordings() == []
+        """,
+        tmp_path,
+    )
+
+
+def test_more_folders_than_the_system_watches(tmp_path: Path) -> None:
+    run_apart(
+        """
+        folder = home / "recordings"
+        for i in range(20):
+            put(folder / str(i) / "a.wav", i)
+        subprocess.run(["sysctl", "-qw", "user.max_inotify_watches=10"], check=True)
+        library = Library(home / "library.sqlite3")
+
+        async def main():
+            intake = Intake(library, [folder], 0.1, 3600)
+            task = asyncio.create_task(intake.run())
+            await until(lambda: library.counts().ready == 20 and not intake.busy)
+            await until(lambda: intake.warnings)
+            for i in range(20, 40):
+                put(folder / str(i - 20) / "b.wav", i)
+            await until(lambda: library.counts().ready == 40)
+            (warning,) = intake.warnings  # said once
+            assert "watches fewer folders than the 21" in warning, warning
+            task.cancel()
+
+        asyncio.run(main())
+        """,
+        tmp_path,
+    )
+
+
+def test_no_watch_at_all(tmp_path: Path) -> None:
+    run_apart(
+        """
+        folder = home / "recordings"
+        folder.mkdir()
+        subprocess.run(["sysctl", "-qw", "user.max_inotify_instances=0"], check=True)
+        library = Library(home / "library.sqlite3")
+
+        async def main():
+            intake = Intake(library, [folder], 0.1, 3600)
+            task = asyncio.create_task(intake.run())
+            await until(lambda: intake.warnings)
+            put(folder / "a.wav")
+            await until(lambda: library.counts().ready == 1)
+            (warning,) = intake.warnings
+            assert "inotify instance limit reached" in warning, warning
+            task.cancel()
+
+        asyncio.run(main())
+        """,
+        tmp_path,
+    )
+
+
+def test_a_full_and_a_read_only_state_folder(tmp_path: Path) -> None:
+    run_apart(
+        """
+        import sqlite3
+        state, folder = home / "state", home / "recordings"
+        mount(state, "-o", "size=400k")
+        put(folder / "a.wav")
+        library = Library(state / "library.sqlite3")
+        (state / "filler").write_bytes(bytes(os.statvfs(state).f_bavail * 4096))
+
+        async def look(intake):
+            await intake.rescan()
+            await intake.close()
+
+        intake = Intake(library, [folder], 0.0, 3600)
+        for i in range(1, 12):
+            put(folder / f"{i} {'x' * 150}.wav", i, "word " * 10)
+        asyncio.run(look(intake))
+        assert any("disk is full" in warning or "disk I/O" in warning for warning in intake.warnings), intake.warnings
+        (state / "filler").unlink()
+        asyncio.run(look(intake))
+        assert intake.warnings == () and library.counts().ready == 12, intake.warnings
+        """,
+        tmp_path,
+    )
