@@ -65,18 +65,19 @@ def help_s() -> float:
 
 
 @contextlib.contextmanager
-def daemon(paths: Paths) -> Iterator[tuple[psutil.Process, float]]:
-    """`idiolect run` in the home, and the seconds it took to answer its first request."""
+def daemon(paths: Paths, settle_s: float = 0.1, voice: Path | None = VOICE) -> Iterator[tuple[psutil.Process, float]]:
+    """`idiolect run` in the home over a copy of `voice`, and the seconds it took to answer its first request."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config = Config(
-        recordings=Recordings(settle_s=0.1),
+        recordings=Recordings(settle_s=settle_s),
         training=Training(tiers=("nano",), first_run_minutes=10_000.0),
         server=Server(port=port),
     )
     paths.make()
     paths.config_file.write_text(example(config))
-    shutil.copytree(VOICE, paths.recordings)
+    if voice is not None:
+        shutil.copytree(voice, paths.recordings)
     environment = {HOME_VARIABLE: str(paths.state.parent), "PATH": "/usr/bin:/bin"}
     began_s = time.perf_counter()
     started = subprocess.Popen([IDIOLECT, "run"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)

@@ -253,18 +253,16 @@ class Intake:
 def _remarks(listings: Sequence[Listing]) -> Iterator[str]:
     conflicts = sorted(path for listing in listings for path in listing.conflicts)
     if conflicts:
+        said = "conflict copy is" if len(conflicts) == 1 else "conflict copies are"
         yield (
-            f"{_counted(conflicts, 'conflict copy is', 'conflict copies are')} not learned from: "
+            f"{len(conflicts)} {said} not learned from ({_some(conflicts)}): "
             "keep the better version under the first name and delete the other"
         )
     remote = sorted(path for listing in listings for path in listing.remote - listing.recordings.keys())
     if remote:
-        yield (
-            f"{_counted(remote, 'recording is', 'recordings are')} only on the sync tool's server: "
-            "have them kept on this machine"
-        )
+        said = "recording is" if len(remote) == 1 else "recordings are"
+        yield f"{len(remote)} {said} only on the sync tool's server ({_some(remote)}): have them kept on this machine"
 
 
-def _counted(paths: Sequence[str], one: str, many: str) -> str:
-    named = ", ".join(paths[:_NAMED]) + (", …" if len(paths) > _NAMED else "")
-    return f"{len(paths)} {one if len(paths) == 1 else many} ({named})"
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:_NAMED]) + (", …" if len(paths) > _NAMED else "")

@@ -114,8 +114,8 @@ class Watcher:
             events.DirMovedEvent,
             events.DirDeletedEvent,
         ]
-        observer = Observer()
         try:
+            observer = Observer()
             observer.schedule(Handler(), str(self._folder), recursive=True, event_filter=telling)
             observer.start()
         except OSError as error:  # the system's limit of watches, most often

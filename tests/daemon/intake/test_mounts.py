@@ -117,12 +117,11 @@ def test_no_watch_at_all(tmp_path: Path) -> None:
     )
 
 
-def test_a_full_and_a_read_only_state_folder(tmp_path: Path) -> None:
+def test_a_full_disk_under_the_library(tmp_path: Path) -> None:
     run_apart(
         """
-        import sqlite3
         state, folder = home / "state", home / "recordings"
-        mount(state, "-o", "size=400k")
+        mount(state, "-o", "size=4m")
         put(folder / "a.wav")
         library = Library(state / "library.sqlite3")
         (state / "filler").write_bytes(bytes(os.statvfs(state).f_bavail * 4096))
@@ -132,13 +131,13 @@ def test_a_full_and_a_read_only_state_folder(tmp_path: Path) -> None:
             await intake.close()
 
         intake = Intake(library, [folder], 0.0, 3600)
-        for i in range(1, 12):
-            put(folder / f"{i} {'x' * 150}.wav", i, "word " * 10)
+        for i in range(1, 80):
+            put(folder / f"{i} {'x' * 150}.wav", i)
         asyncio.run(look(intake))
         assert any("disk is full" in warning or "disk I/O" in warning for warning in intake.warnings), intake.warnings
         (state / "filler").unlink()
         asyncio.run(look(intake))
-        assert intake.warnings == () and library.counts().ready == 12, intake.warnings
+        assert intake.warnings == () and library.counts().ready == 80, intake.warnings
         """,
         tmp_path,
     )
