@@ -107,7 +107,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _blocks(path: Path, file: BinaryIO, max_s: float) -> Generator[Pcm]:
-    """The whole file in pieces of a few hundred to a few thousand samples."""
+    """The whole file in pieces of a second at most."""
     import av
     import numpy as np
 
@@ -147,7 +147,7 @@ def _audio_stream(path: Path, container: Any) -> Any:  # noqa: ANN401
 def _resampled(container: Any, stream: Any) -> Iterator[Any]:  # noqa: ANN401
     import av
 
-    resampler = av.AudioResampler(format="fltp", rate=RATE_HZ)  # keeps the channels
+    resampler = av.AudioResampler(format="fltp", rate=RATE_HZ, frame_size=RATE_HZ)  # keeps the channels
     begun = False
     for frame in container.decode(stream):
         begun = True

@@ -19,12 +19,14 @@ from idiolect.errors import DatasetError
 from idiolect.whisper import LANGUAGES, MAX_S
 from training.split import Side
 from training.sync_names import is_ignored
-from training.transcripts import Metadata, read_cues, read_metadata, read_text
+from training.transcripts import Cue, Metadata, read_cues, read_metadata, read_text
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".webm", ".amr", ".3gp", ".3gpp"})
 CUE_SUFFIXES = (".srt", ".vtt")
 TEXT_SUFFIXES = (*CUE_SUFFIXES, ".txt")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+CUE_PADDING_S = 0.2
+MIN_CUE_S = 0.1
 DECLARED_SIDES: dict[str, Side] = {"train": "train", "validation": "held-out"}
 
 OnProblem = Callable[[Path, str], None]
@@ -129,17 +131,31 @@ def missing_text(audio: Path, texts: list[Path]) -> str:
 
 def _cue_clips(audio: Path, path: Path, side: Side | None, on_problem: OnProblem | None) -> list[Clip]:
     clips = []
-    for cue in read_cues(path):
-        if 0 < cue.end_s - cue.start_s <= MAX_S:
-            clips.append(Clip(audio, cue.text, cue.start_s, cue.end_s, side=side))
+    cues = read_cues(path)
+    for cue, (start_s, end_s) in zip(cues, _padded(cues), strict=True):
+        if MIN_CUE_S <= cue.end_s - cue.start_s <= MAX_S:
+            clips.append(Clip(audio, cue.text, start_s, min(end_s, start_s + MAX_S), side=side))
             continue
         reason = (
-            f"{path.name}: the cue at {cue.start_s:.1f} s lasts {cue.end_s - cue.start_s:.1f} s (0 to 30 s can be used)"
+            f"{path.name}: the cue at {cue.start_s:.1f} s lasts {cue.end_s - cue.start_s:.2g} s "
+            f"({MIN_CUE_S:g} to {MAX_S:g} s can be used)"
         )
         if on_problem is None:
             raise DatasetError(f"{audio}: {reason}")
         on_problem(audio, reason)
     return clips
+
+
+def _padded(cues: list[Cue]) -> list[tuple[float, float]]:
+    """Where to cut: a little outside each cue, whose times are seldom exact, and never into its neighbour."""
+    spans = []
+    said_until_s = 0.0
+    for cue, following in zip(cues, [*cues[1:], None], strict=True):
+        before_s = min(CUE_PADDING_S, max(0.0, cue.start_s - said_until_s) / 2)
+        after_s = CUE_PADDING_S if following is None else min(CUE_PADDING_S, max(0.0, following.start_s - cue.end_s) / 2)
+        spans.append((max(0.0, cue.start_s - before_s), cue.end_s + after_s))
+        said_until_s = max(said_until_s, cue.end_s)
+    return spans
 
 
 def _language(path: Path, written: str | None) -> str | None:

@@ -84,8 +84,8 @@ def test_cues_win_over_plain_text_and_long_ones_are_left_out(tmp_path: Path) -> 
 
     clips = read_folder(tmp_path, lambda _, reason: told.append(reason))
 
-    assert clips == [Clip(tmp_path / "a.wav", "one", 1.0, 2.5)]
-    assert told == ["a.srt: the cue at 3.0 s lasts 37.0 s (0 to 30 s can be used)"]
+    assert clips == [Clip(tmp_path / "a.wav", "one", 0.8, 2.7)]
+    assert told == ["a.srt: the cue at 3.0 s lasts 37 s (0.1 to 30 s can be used)"]
     with pytest.raises(DatasetError, match="lasts 37"):
         read_folder(tmp_path)
 
