@@ -48,7 +48,7 @@ def status(json: Json = False) -> None:
     from daemon.status_view import show_status
     from daemon.terminal import print_json
 
-    found = _status()
+    found = find_status()
     print_json(found) if json else show_status(found)
 
 
@@ -58,7 +58,7 @@ def list_runs(context: typer.Context, json: Json = False) -> None:
         from daemon.status_view import show_runs
         from daemon.terminal import print_json
 
-        found = _status()["runs"]
+        found = find_status()["runs"]
         print_json(found) if json else show_runs(found)
 
 
@@ -72,11 +72,11 @@ def show_run(
     from daemon.status_view import show_one_run
     from daemon.terminal import print_json
 
-    found = describe_run(Paths.at(None), _status()["runs"], number)
+    found = describe_run(Paths.at(None), find_status()["runs"], number)
     print_json(found) if json else show_one_run(found)
 
 
-def _status() -> dict[str, Any]:
+def find_status() -> dict[str, Any]:
     """From the running daemon, else from the library."""
     from daemon.config import load
     from daemon.paths import Paths

@@ -77,7 +77,7 @@ def test_a_long_recording_needs_cues(tmp_path: Path) -> None:
     assert hear(path).state == "rejected"
     assert hear(path).reason == (
         "lasts 40 s, longer than the 30 s taken in one piece; "
-        "split it, or put a.srt with its words and their times beside it"
+        "split it, or put a.srt with its words and their times beside it (`idiolect align` makes one of a text)"
     )
 
     path.with_suffix(".srt").write_text(
