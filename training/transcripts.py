@@ -6,12 +6,13 @@ import csv
 import html
 import io
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from idiolect.errors import DatasetError
 
@@ -71,7 +72,7 @@ def read_cues(path: Path) -> list[Cue]:
             if times := _TIMES.match(line):
                 text = " ".join(html.unescape(_MARKUP.sub("", " ".join(lines[i + 1 :]))).split())
                 start_s, end_s = _seconds(times[1]), _seconds(times[2])
-                if any(char.isalnum() for char in text):
+                if math.isfinite(start_s + end_s) and any(char.isalnum() for char in text):
                     cues.append(Cue(start_s, end_s, text))
                 break
     if not cues:
@@ -93,7 +94,7 @@ def read_metadata(path: Path) -> Metadata:
         name = record.get("file_name")
         words = next((record[key] for key in _TEXT_KEYS if record.get(key) is not None), None)
         language = record.get("language")
-        if not isinstance(name, str) or not isinstance(words, str) or not isinstance(language, str | None):
+        if not (_is_text(name) and _is_text(words) and (language is None or _is_text(language))):
             problems.append(f'{path.name} line {line} has no "file_name" and "text"')
             continue
         rows[_key(name)] = Row(" ".join(words.split()), language or None)
@@ -124,6 +125,14 @@ def _read(path: Path, max_bytes: int) -> str:
     if "\0" in text:
         raise DatasetError(f"{path}: the text is not UTF-8 but UTF-16 or no text", "save it again as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is a string that can be written down again: JSON allows half a surrogate pair."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _seconds(clock: str) -> float:

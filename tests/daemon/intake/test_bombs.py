@@ -1,0 +1,107 @@
+"""Files that promise or hold more than any recording should, in the real confined worker."""
+
+import struct
+import time
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from daemon.intake.reader import Reader
+from daemon.intake.reading import Reading, Request
+
+WITHIN_S = 60.0  # of wall time on a busy machine; each takes a second or two
+TEN_HOURS_S = 36_000
+
+
+def silence(path: Path, seconds: int, rate_hz: int = 8_000) -> Path:
+    """Digital silence as FLAC with the largest blocks: ten hours take less than 100 kB."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("flac", rate=rate_hz, layout="mono")
+        stream.codec_context.options = {"frame_size": "65535"}
+        block = np.zeros((1, 65_535), np.int16)
+        for at in range(0, seconds * rate_hz, block.size):
+            frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = rate_hz, at
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def without_length(path: Path) -> Path:
+    """The FLAC file as a stream: its header says nothing of how many samples follow."""
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    return path
+
+
+def wav(path: Path, data_bytes: int, block_bytes: int = 2, rate_hz: int = 16_000, riff: bytes = b"RIFF") -> Path:
+    """A WAV file of a second that says it has so many bytes."""
+    head = struct.pack("<HHIIHH", 1, 1, rate_hz, rate_hz * block_bytes, block_bytes, 8 * block_bytes)
+    chunks = b"WAVEfmt " + struct.pack("<I", len(head)) + head
+    chunks += b"data" + struct.pack("<I", data_bytes & 0xFFFFFFFF) + bytes(32_000)
+    path.write_bytes(riff + struct.pack("<I", 0xFFFFFFFF) + chunks)
+    return path
+
+
+async def read(path: Path) -> Reading:
+    reader = Reader(timeout_s=WITHIN_S)
+    began_s = time.monotonic()
+    try:
+        reading = await reader.read(Request(path=path, folder=path.parent))
+        assert reader.running  # the worker has survived it
+    finally:
+        await reader.close()
+    assert time.monotonic() - began_s < WITHIN_S
+    assert "\n" not in reading.reason
+    return reading
+
+
+@pytest.mark.parametrize("text", [None, "words", "cues"])
+async def test_ten_hours_of_silence_in_a_small_file(tmp_path: Path, text: str | None) -> None:
+    path = silence(tmp_path / "a.flac", TEN_HOURS_S)
+    assert path.stat().st_size < 1 << 20
+    if text == "cues":
+        (tmp_path / "a.srt").write_text("09:59:00,000 --> 09:59:05,000\nwords\n")
+    elif text:
+        (tmp_path / "a.txt").write_text(text)
+
+    for bomb in (path, without_length(path)):
+        reading = await read(bomb)
+        assert (reading.state, "longer than" in reading.reason) == ("rejected", True)
+
+
+@pytest.mark.parametrize("data_bytes", [0xFFFFFFFF, 0xFFFFFFFE, 0x7FFFFFFE, 0x80000000])
+@pytest.mark.parametrize("block_bytes", [1, 2, 4])
+async def test_a_wav_that_promises_four_thousand_million_frames(
+    tmp_path: Path, data_bytes: int, block_bytes: int
+) -> None:
+    reading = await read(wav(tmp_path / "a.wav", data_bytes, block_bytes))
+
+    assert reading.state in {"waiting", "rejected"}
+    assert reading.reason
+
+
+async def test_a_wav_with_more_channels_than_ears(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(65)
+        file.setsampwidth(2)
+        file.setframerate(384_000)
+        file.writeframes(bytes(65 * 2 * 384_000))
+
+    assert (await read(path)).state == "rejected"
+
+
+async def test_a_whole_day_cut_at_a_cue_near_its_end(tmp_path: Path) -> None:
+    path = silence(tmp_path / "a.flac", 7_000)
+    (tmp_path / "a.srt").write_text("01:56:00,000 --> 01:56:05,000\nwords\n")
+
+    reading = await read(path)
+    assert (reading.state, "there is no sound in it" in reading.reason) == ("rejected", True)
