@@ -138,4 +138,4 @@ def _recordings(state: str, recordings: Sequence[dict[str, str]]) -> None:
 
 
 def _line(name: str, text: str) -> None:
-    out.print(f"[dim]{name:<12}[/] {plain(text)}", soft_wrap=True)
+    out.print(f"[dim]{name:<12}[/] {plain(text.replace(chr(10), ' '))}", soft_wrap=True)

@@ -168,7 +168,8 @@ def _declared_s(container: Any, stream: Any) -> float | None:  # noqa: ANN401
 def _too_long(path: Path, max_s: float, lasts_s: float | None = None) -> AudioError:
     lasts = f"lasts {_clock(lasts_s)}, longer" if lasts_s is not None else "lasts longer"
     hint = (
-        f"split it, or put {path.stem}.srt with its words and their times beside it (`idiolect align` makes one of a text)"
+        f"split it, or put {path.stem}.srt with its words and their times beside it "
+        "(`idiolect align` makes one of a text)"
         if max_s <= MAX_S
         else "split it"
     )

@@ -152,7 +152,9 @@ def _padded(cues: list[Cue]) -> list[tuple[float, float]]:
     said_until_s = 0.0
     for cue, following in zip(cues, [*cues[1:], None], strict=True):
         before_s = min(CUE_PADDING_S, max(0.0, cue.start_s - said_until_s) / 2)
-        after_s = CUE_PADDING_S if following is None else min(CUE_PADDING_S, max(0.0, following.start_s - cue.end_s) / 2)
+        after_s = (
+            CUE_PADDING_S if following is None else min(CUE_PADDING_S, max(0.0, following.start_s - cue.end_s) / 2)
+        )
         spans.append((max(0.0, cue.start_s - before_s), cue.end_s + after_s))
         said_until_s = max(said_until_s, cue.end_s)
     return spans

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from idiolect.whisper import RATE_HZ
 from training.clips import CUE_PADDING_S
@@ -157,16 +157,14 @@ def _aligned(heard: Sequence[str], transcript: str) -> list[_Place]:
     for chunk in jiwer.process_words(*keys).alignments[0]:
         mine = [word for word, _ in written[chunk.ref_start_idx : chunk.ref_end_idx]]
         theirs = said[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        kind: _Kind = chunk.type
+        kind = cast(_Kind, chunk.type)
         if kind == "delete":
             piece = said[min(chunk.hyp_start_idx, len(said) - 1)][1]
             places += [_Place(kind, word, "", places[-1].piece if places else piece) for word in mine]
         elif kind == "insert":
             places += [_Place(kind, "", word, piece) for word, piece in theirs]
         else:
-            places += [
-                _Place(kind, word, other, piece) for word, (other, piece) in zip(mine, theirs, strict=True)
-            ]
+            places += [_Place(kind, word, other, piece) for word, (other, piece) in zip(mine, theirs, strict=True)]
     return places
 
 

@@ -22,8 +22,10 @@ TEMPORARY: Mapping[str, tuple[str, ...]] = {
     "browsers": (r".*\.(crdownload|part|partial|download|opdownload|aria2)",),
     "Android": (r"\.pending-\d+-.*", r"\.trashed-\d+-.*", r"\.thumbnails"),
     "editors and other programs": (r".*\.(tmp|temp|swp|swx|bak)", r"#.*#", r"\.goutputstream-.*", r"\.~lock\..*#"),
-    "folders of services": (r"@eadir", r"#recycle", r"#snapshot", r"\$recycle\.bin", r"__macosx", r"lost\+found")
-    + (r"system volume information", r"\.st(versions|folder)", r"\.trash-\d+"),
+    "folders of services": (
+        r"@eadir|#recycle|#snapshot|\$recycle\.bin|__macosx|lost\+found|system volume information",
+        r"\.st(versions|folder)|\.trash-\d+",
+    ),
 }
 """What is never looked at."""
 

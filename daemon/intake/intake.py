@@ -17,6 +17,8 @@ from daemon.intake.scan import Listing, Settling, Stamp, is_below, is_mount, is_
 from daemon.intake.watcher import Watcher, watches_held
 from idiolect.errors import JobError
 
+MAX_READERS = 4
+"""How many recordings are read at once, where there are as many processors: the first look at a large folder."""
 POLL_S = 5.0
 """How often to look where no events come: on network mounts, and for a folder that is missing."""
 _MIN_SPACING_S = 0.2
@@ -50,7 +52,7 @@ class Intake:
         self._rescan_s = rescan_s
         self._polling = polling
         self._language = language
-        self._reader = reader or Reader()
+        self._readers = (reader,) if reader else tuple(Reader() for _ in range(min(MAX_READERS, os.cpu_count() or 1)))
         self._settling = Settling(settle_s)
         self._turn = asyncio.Lock()
         self._woken = asyncio.Event()
@@ -100,7 +102,7 @@ class Intake:
         finally:
             for watcher in watchers:
                 watcher.stop()
-            await self._reader.close()
+            await self.close()
 
     async def rescan(self) -> None:
         """Look through the folders now and read what has settled; works without `run` too, then `close` after it."""
@@ -109,8 +111,9 @@ class Intake:
             await self._look()
 
     async def close(self) -> None:
-        """End the worker; `run` does it by itself."""
-        await self._reader.close()
+        """End the workers; `run` does it by itself."""
+        for reader in self._readers:
+            await reader.close()
 
     def _all_watched(self, watchers: Sequence[Watcher]) -> bool:
         """Whether the system watches every folder, and not only as many as its limit allows; asked when they change."""
@@ -129,20 +132,21 @@ class Intake:
 
     async def _wait(self, told: bool, at_most_s: float, watchers: Sequence[Watcher]) -> None:
         """Until the next look: soon while something settles, else when woken or when it is time."""
-        spacing_s = max(_MIN_SPACING_S, self._list_s * _REST_FACTOR)
+        looked_at_s = time.monotonic()
+        rest_s = self._list_s * _REST_FACTOR
         if self._busy:
-            await asyncio.sleep(max(self._settle_s, spacing_s))
+            await asyncio.sleep(max(self._settle_s, rest_s, _MIN_SPACING_S))
             return
         if not told or self._problems:
             at_most_s = min(at_most_s, max(POLL_S, self._list_s * _POLL_REST_FACTOR))
-        until_s = time.monotonic() + max(at_most_s, spacing_s)
+        until_s = looked_at_s + max(at_most_s, rest_s, _MIN_SPACING_S)
         while not self._woken.is_set() and (left_s := until_s - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):  # no event tells of a disk that comes or goes
                 await asyncio.wait_for(self._woken.wait(), min(left_s, POLL_S))
             if any(watcher.stale for watcher in watchers) or self._unmounted() != self._away:
                 break
         if self._woken.is_set():
-            await asyncio.sleep(spacing_s)  # one look for a burst of events
+            await asyncio.sleep(max(_MIN_SPACING_S, looked_at_s + rest_s - time.monotonic()))  # one look for a burst
 
     async def _look(self, retry: bool = False) -> int:
         """One look through all folders; how many recordings have yet to settle.
@@ -172,9 +176,26 @@ class Intake:
         }
         settled = self._settling.settled(changed, time.monotonic())
         self._set_busy(bool(changed))
-        for path in settled:
-            await self._read(path, *found[path], known.get(path))
+        if changed and not settled:
+            await self._readers[0].warm()  # while they settle
+        await self._read_all([(path, *found[path], known.get(path)) for path in settled])
         return len(changed) - len(settled)
+
+    async def _read_all(self, settled: Sequence[tuple[str, Path | None, Stamp, Known | None]]) -> None:
+        """Read one after the other, as many at once as there are readers; the first error ends all."""
+        remaining = iter(settled)
+
+        async def read(reader: Reader) -> None:
+            for each in remaining:
+                await self._read(reader, *each)
+
+        tasks = [asyncio.create_task(read(reader)) for reader in self._readers[: len(settled)]]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _set_busy(self, busy: bool) -> None:
         was_busy, self._busy = self._busy, busy
@@ -235,14 +256,14 @@ class Intake:
             self._library.set_gone(back, gone=False)
             self.on_change()
 
-    async def _read(self, path: str, folder: Path | None, stamp: Stamp, last: Known | None) -> None:
+    async def _read(self, reader: Reader, path: str, folder: Path | None, stamp: Stamp, last: Known | None) -> None:
         if folder is None:
             reading = Reading(state="rejected", reason="its name is not valid UTF-8: rename it")
         else:
             heard = last is not None and last.stamp.same_audio(stamp) and not last.retry
             sound = self._library.sound(path) if heard else None
             request = Request(path=Path(path), folder=folder, language=self._language, sound=sound)
-            reading = await self._reader.read(request)
+            reading = await reader.read(request)
         self._retrying.discard(path)
         if reading.retry and not os.path.lexists(path):  # it left while it was read: the next look will tell
             return

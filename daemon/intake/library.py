@@ -94,6 +94,7 @@ class Library:
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA foreign_keys = ON")
+            self._db.execute("PRAGMA synchronous = NORMAL")
             migrate(self._db, str(db))
         except sqlite3.DatabaseError as error:
             self._db.close()
@@ -130,13 +131,15 @@ class Library:
 
         "duplicate" is a recording whose every sound another one also holds.
         """
-        kind = "ready" if state == "duplicate" else state
+        stored = "ready" if state == "duplicate" else state
         rows = self._db.execute(
             "SELECT path, state, reason, duration_s FROM files WHERE NOT gone AND state = ifnull(?, state)"
             " ORDER BY path",
-            (kind,),
+            (stored,),
         ).fetchall()
-        speaker = dict(self._db.execute("SELECT pcm_sha256, path FROM ready_clips")) if kind in {None, "ready"} else {}
+        speaker = (
+            dict(self._db.execute("SELECT pcm_sha256, path FROM ready_clips")) if stored in {None, "ready"} else {}
+        )
         speaking = set(speaker.values())
         found = []
         for row in rows:
@@ -197,8 +200,8 @@ class Library:
             self._db.execute("DELETE FROM files WHERE path = ?", (path,))  # and with it what it held
             self._db.execute(
                 "INSERT INTO files (path, size_bytes, mtime_ns, texts, state, reason, duration_s, pcm_sha256, sound, "
-                "retry, read_at) VALUES (:path, :size_bytes, :mtime_ns, :texts, :state, :reason, :duration_s, :pcm_sha256, "
-                ":sound, :retry, :read_at)",
+                "retry, read_at) VALUES (:path, :size_bytes, :mtime_ns, :texts, :state, :reason, :duration_s, "
+                ":pcm_sha256, :sound, :retry, :read_at)",
                 values,
             )
             for clip in reading.clips:
@@ -237,7 +240,7 @@ class Library:
 
     def create_run(self, tier: str, base: str, clips: Sequence[JobClip]) -> str:
         """A new run in state "running" over `clips`; its id, as in "run-0001"."""
-        with self._transaction():
+        with self._transaction(durable=True):
             cursor = self._db.execute(
                 "INSERT INTO runs (tier, base, state, created_at) VALUES (?, ?, 'running', ?)",
                 (tier, base, time.time()),
@@ -267,7 +270,7 @@ class Library:
             changes["finished_at"] = None if state in {"running", "interrupted"} else time.time()
         if summary is not None:
             changes["summary"] = json.dumps(summary, ensure_ascii=False)
-        with self._transaction():
+        with self._transaction(durable=True):
             for name, value in changes.items():
                 self._db.execute(f"UPDATE runs SET {name} = ? WHERE number = ?", (value, number))
 
@@ -347,7 +350,9 @@ class Library:
         return row
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, durable: bool = False) -> Iterator[None]:
+        """All or nothing. Only a `durable` one waits for the disk: after a power cut recordings are read again."""
+        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield

@@ -57,6 +57,13 @@ class Reader:
             self._farewell = asyncio.create_task(self._leave_when_idle())
             return Reading.model_validate_json(line)
 
+    async def warm(self) -> None:
+        """Start a worker before it is needed. Raises JobError as `read` does."""
+        async with self._lock:
+            if self._process is None:
+                await self._start()
+                self._farewell = asyncio.create_task(self._leave_when_idle())
+
     async def close(self) -> None:
         """End the worker."""
         async with self._lock:
@@ -76,9 +83,14 @@ class Reader:
         self._process = process
         assert process.stdout is not None
         line = b""
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._timeout_s):
                 line = await process.stdout.readline()
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            await self._end(kill=True)  # its first line would be taken for an answer
+            raise
         if line.strip() != READY_LINE.encode():
             await self._end()
             raise JobError(

@@ -92,9 +92,7 @@ def accept(folder: Path) -> list[Path]:
     return accepted
 
 
-def align(
-    folder: Path, model: str, options: DecodingOptions, cache: Path, reporter: Reporter
-) -> Iterator[Aligned]:
+def align(folder: Path, model: str, options: DecodingOptions, cache: Path, reporter: Reporter) -> Iterator[Aligned]:
     """Cut each long recording below `folder` by its NAME.txt: NAME.srt with the cues in which both agree.
 
     `srt` is None where nothing agreed, and then nothing is written. A recording that has cues is left alone.

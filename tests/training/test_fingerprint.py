@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.training.samples import write_encoded
 from training.audio import decode
 from training.fingerprint import SAME_BITS, difference, fingerprint
 from training.transcripts import read_metadata
-from tests.training.samples import write_encoded
 
 
 def clip(voices: Path, number: int = 0) -> np.ndarray:

@@ -22,8 +22,8 @@ def noise(size: int, level: float) -> np.ndarray:
 
 def hum(size: int, mains_hz: float, level: float) -> np.ndarray:
     at_s = np.arange(size) / RATE_HZ
-    tones = sum(np.sin(2 * np.pi * mains_hz * n * at_s) / n for n in (1, 2, 3))
-    return (level * tones).astype(np.float32)
+    tones = [np.sin(2 * np.pi * mains_hz * n * at_s) / n for n in (1, 2, 3)]
+    return (level * np.sum(tones, axis=0)).astype(np.float32)
 
 
 DAMAGES: dict[str, tuple[str, str, Damage]] = {
@@ -80,8 +80,19 @@ def test_texts_that_do_not_fit(voices: Path, text: str, language: str, kind: str
 
 @pytest.mark.parametrize(
     ("text", "language"),
-    [("one two", "en"), ("eins zwei", "de"), ("אחת שתיים", "he"), ("раз, два", "ru"), ("一二三", "zh"), ("いち二", "ja")]
-    + [("jedan dva", "sr"), ("један два", "sr"), ("sagt שלום und geht", "de"), ("1 2 3", "he"), ("하나 둘", "ko")],
+    [
+        ("one two", "en"),
+        ("eins zwei", "de"),
+        ("אחת שתיים", "he"),
+        ("раз, два", "ru"),
+        ("一二三", "zh"),
+        ("いち二", "ja"),
+        ("jedan dva", "sr"),
+        ("један два", "sr"),
+        ("sagt שלום und geht", "de"),
+        ("1 2 3", "he"),
+        ("하나 둘", "ko"),
+    ],
 )
 def test_texts_that_fit(voices: Path, text: str, language: str) -> None:
     assert judge(measure(voice(voices)), text, language) == []

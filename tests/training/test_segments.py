@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import jiwer
@@ -19,7 +20,11 @@ def texts(heard: list[str], transcript: str) -> list[str]:
     ("heard", "transcript", "expected"),
     [
         (["one two three", "four five six", "seven eight"], "One, two three. Four five six? Seven eight!", None),
-        (["one two three", "four fife six a", "seven eight"], "one two three four five six a seven eight", "four five six a"),
+        (
+            ["one two three", "four fife six a", "seven eight"],
+            "one two three four five six a seven eight",
+            "four five six a",
+        ),
         (["one two three", "four five six", "seven eight"], "one two three four six seven eight", "four five six"),
         (["one two three", "noise all over", "seven eight"], "one two three four five six seven eight", "-"),
         (["one two three", "", "seven eight"], "one two three seven eight", "-"),
@@ -68,7 +73,7 @@ def test_pieces_are_cut_in_pauses_and_cover_everything() -> None:
 
     assert spans[0][0] == 0.0
     assert spans[-1][1] == pytest.approx(17.5, abs=0.02)
-    assert all(before[1] == after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in pairwise(spans))
     for place, (_, end_s) in enumerate(spans[:-1]):
         assert 3.0 <= end_s - place * 3.5 <= 3.5
 
@@ -87,7 +92,9 @@ def test_twenty_joined_clips_with_every_tenth_word_missing(voices: Path, nano: P
 
     spans = pieces(pcm)
     transcriber = CheckpointTranscriber(nano)
-    heard = [t.text for t in transcriber.transcribe_many([pcm[round(a * 16_000) : round(b * 16_000)] for a, b in spans])]
+    heard = [
+        t.text for t in transcriber.transcribe_many([pcm[round(a * 16_000) : round(b * 16_000)] for a, b in spans])
+    ]
     kept = joined(segments(spans, heard, transcript))
 
     words = [(word, segment) for segment in kept for word in segment.text.split()]

@@ -24,8 +24,15 @@ TEMPORARY_NAMES = {
     "browsers": ["a.wav.crdownload", "Unconfirmed 1.crdownload", "a.wav.part", "a.wav.download", "a.wav.opdownload"],
     "Android": [".pending-1700000000-a.m4a", ".trashed-1700000000-a.m4a", ".thumbnails"],
     "editors and other programs": ["a.txt.tmp", "a.txt.swp", "#a.txt#", ".goutputstream-X1Y2Z3", ".~lock.a.txt#"],
-    "folders of services": ["@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found", ".stversions", ".stfolder"]
-    + ["System Volume Information", ".Trash-1000"],
+    "folders of services": [
+        "@eaDir",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "__MACOSX",
+        "lost+found",
+        ".stversions",
+        ".Trash-1000",
+    ],
 }
 CONFLICT_NAMES = {
     "Syncthing": ["a.sync-conflict-20240101-120000-ABCDEFG.wav", "a.sync-conflict-20240101-120000.txt"],
@@ -34,7 +41,11 @@ CONFLICT_NAMES = {
         "a_conflict-20240101-120000.wav",
         "a (case clash from ann).wav",
     ],
-    "Dropbox": ["a (Ann's conflicted copy 2024-01-01).wav", "a (Case Conflict).wav", "a (Selective Sync Conflict 1).wav"],
+    "Dropbox": [
+        "a (Ann's conflicted copy 2024-01-01).wav",
+        "a (Case Conflict).wav",
+        "a (Selective Sync Conflict 1).wav",
+    ],
     "OneDrive": ["a-DESKTOP-4F2K9QS.wav", "a-LAPTOP-0A1B2C3-2.txt"],
     "Resilio": ["a.Conflict.wav"],
     "Seafile": ["a (SFConflict ann@example.org 2024-01-01-12-00-00).wav"],

@@ -59,7 +59,8 @@ def answer(read: Callable[[Path], Any], path: Path) -> Any:  # noqa: ANN401
     try:
         return read(path)
     except DatasetError as error:
-        assert str(path.name) in error.message
+        if path.name not in error.message:
+            raise
         return None
 
 

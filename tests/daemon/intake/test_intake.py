@@ -205,7 +205,7 @@ async def test_what_hindered_all_recordings_is_tried_again_soon(house: House, mo
     house.intake = Intake(house.library, [house.folder], 0.0, 3600, reader=Reader((sys.executable, "-c", "exit(1)")))
     async with house.running():
         await house.until(lambda: house.intake.warnings != ())
-        house.intake._reader = Reader()
+        house.intake._readers = (Reader(),)
         await house.until(lambda: house.library.counts().ready == 1)
         assert house.intake.warnings == ()
 
