@@ -7,6 +7,7 @@ import pytest
 from idiolect.errors import AudioError
 from tests.training.samples import CODECS, sound, write_encoded, write_wav
 from training.audio import decode, decode_spans, duration_s, pcm_sha256
+from training.clips import is_audio
 
 
 def error(path: Path, **options: float) -> str:
@@ -62,6 +63,23 @@ def test_every_format_whole_and_cut(tmp_path: Path, name: str) -> None:
     for share in (0.02, 0.5, 0.98):
         path.write_bytes(data[: int(len(data) * share)])
         assert "cut off" in error(path) or share == 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate_hz"),
+    [("a.amr", "libopencore_amrnb", 8_000), ("a.3gp", "libopencore_amrnb", 8_000), ("a.3gp", "aac", 16_000)],
+)
+def test_what_phones_record(tmp_path: Path, name: str, codec: str, rate_hz: int) -> None:
+    import av
+
+    try:
+        av.codec.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError:
+        pytest.skip(f"this build of PyAV has no encoder {codec}")
+    path = write_encoded(tmp_path / name, sound(3, rate_hz), codec, rate_hz)
+
+    assert is_audio(path.name)
+    assert duration_s(decode(path)) == pytest.approx(3.0, abs=0.15)
 
 
 def test_the_same_sound_has_the_same_digest_in_wav_and_flac(tmp_path: Path) -> None:

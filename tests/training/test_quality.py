@@ -23,7 +23,7 @@ def noise(size: int, level: float) -> np.ndarray:
 def hum(size: int, mains_hz: float, level: float) -> np.ndarray:
     at_s = np.arange(size) / RATE_HZ
     tones = [np.sin(2 * np.pi * mains_hz * n * at_s) / n for n in (1, 2, 3)]
-    return (level * np.sum(tones, axis=0)).astype(np.float32)
+    return np.asarray(level * np.sum(tones, axis=0), np.float32)
 
 
 DAMAGES: dict[str, tuple[str, str, Damage]] = {
