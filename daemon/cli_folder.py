@@ -30,18 +30,24 @@ def add_to(app: typer.Typer) -> None:
 def check(
     folder: Folder,
     language: Language = None,
+    model: Annotated[
+        str | None, typer.Option(help="Multilingual tier or model folder that says which language it hears.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what is wrong with each recording of a folder; needs no daemon. Exit status 1 where one is rejected."""
     from daemon.config import load
     from daemon.folder_view import show_report
     from daemon.intake.check import check as check_folder
+    from daemon.intake.check import heard_as
     from daemon.paths import Paths
     from daemon.terminal import ProgressReporter, print_json
 
     language = language or load(Paths.at(None).config_file).training.language
     with ProgressReporter() as reporter:
         report = check_folder(folder, language, reporter)
+        if model is not None:
+            report = heard_as(report, model, language, Paths.at(None).cache, reporter)
     print_json(report.to_json()) if json else show_report(report)
     raise typer.Exit(int(report.counts()["rejected"] > 0))
 

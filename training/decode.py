@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from idiolect.errors import CheckpointError, UsageError, require
 from idiolect.transcriber import DecodingOptions, Transcription
-from idiolect.whisper import MAX_POSITIONS, RATE_HZ, audio_context, special_tokens
+from idiolect.whisper import LANGUAGES, MAX_POSITIONS, RATE_HZ, audio_context, special_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +106,28 @@ class CheckpointTranscriber:
             for index, text in zip(batch, texts, strict=True):
                 answers[index] = Transcription(text, len(clips[index]) / RATE_HZ, compute_s)
         return (answers[i] for i in range(len(clips)))
+
+    def language(self, pcm: Pcm) -> tuple[str, float]:
+        """The likeliest language of 16 kHz samples (their first 30 s) and its probability, by the decoder's first step.
+
+        Raises UsageError for a model of English alone.
+        """
+        import torch
+
+        from training.features import stack
+
+        if not self._special.multilingual:
+            raise UsageError(f"{self.name} knows only English", "name a multilingual model, such as tiny")
+        first = self._special.language(LANGUAGES[0])
+        with torch.inference_mode():
+            pcm = pcm[: MAX_POSITIONS * 2 * RATE_HZ // 100]
+            features = stack([self._log_mel(pcm)], MAX_POSITIONS).to(self._device)
+            hidden = encode(self._model, features)
+            start = torch.tensor([[self._special.sot]], device=self._device)
+            out = self._model.model.decoder(input_ids=start, encoder_hidden_states=hidden).last_hidden_state[0, -1]
+            likely = self._model.proj_out(out)[first : first + self._special.n_languages].softmax(-1)
+        best = int(likely.argmax())
+        return LANGUAGES[best], float(likely[best])
 
     def peak_memory_bytes(self) -> int:
         """Peak resident memory of this process since the model was loaded (macOS: since the process began)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from idiolect.child import Reporter
 from idiolect.errors import UsageError
 from training.fingerprint import SAME_BITS, difference, nearly_the_same
 from training.split import text_key
+
+SURE = 0.8
+"""Probability from which another language that a model hears is worth a remark."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,32 @@ def check(folder: Path, language: str, reporter: Reporter) -> Report:
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such folder", "name a folder with recordings")
     return asyncio.run(_check(folder.absolute(), language, reporter))
+
+
+def heard_as(report: Report, model: str, language: str, cache: Path, reporter: Reporter) -> Report:
+    """The report with a remark where a multilingual `model` hears another language. Raises UsageError, CheckpointError.
+
+    `nano` is refused: of its many language tokens it was taught one.
+    """
+    from training.audio import decode
+    from training.base_models import resolve
+    from training.decode import CheckpointTranscriber
+
+    if model == "nano":
+        raise UsageError("nano knows only English", "name a multilingual model, such as tiny")
+    transcriber = CheckpointTranscriber(resolve(model, cache), model)
+    checked = []
+    reporter.stage("listening for the language")
+    for done, recording in enumerate(report.recordings, start=1):
+        reporter.check_stop()
+        if recording.state in {"ready", "waiting"} and recording.duration_s is not None:
+            code, likely = transcriber.language(decode(Path(recording.path)))
+            if code != language and likely >= SURE:
+                told = f"sounds like {code!r} ({likely:.0%} sure), and the language is {language!r}"
+                recording = replace(recording, reason="; ".join(filter(None, (recording.reason, told))))
+        checked.append(recording)
+        reporter.progress(done, len(report.recordings), "recordings")
+    return replace(report, recordings=tuple(checked))
 
 
 async def _check(folder: Path, language: str, reporter: Reporter) -> Report:

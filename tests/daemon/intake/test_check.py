@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daemon.intake.check import Report, check
+from daemon.intake.check import SURE, Report, check, heard_as
 from idiolect.child import Reporter
 from idiolect.errors import UsageError
 from tests.training.samples import write_encoded, write_wav
 from training.audio import decode
+from training.decode import CheckpointTranscriber
 
 
 def look(folder: Path) -> Report:
@@ -84,6 +85,28 @@ def test_of_a_demo_voice_nothing_is_rejected(voices: Path, voice: str) -> None:
 
     assert report.counts()["rejected"] == report.counts()["waiting"] == 0
     assert [r.reason for r in report.recordings if r.reason and r.state == "ready"] == []
+
+
+@pytest.mark.torch
+def test_a_model_says_which_language_it_hears(
+    voices: Path, nano: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(voices / "human" / "digits_000.ogg", tmp_path / "a.ogg")
+    (tmp_path / "bad.wav").write_text("no audio")
+    report = look(tmp_path)
+
+    # From its folder the model is not known as nano. It was never taught to tell languages: it is not sure of any.
+    heard, likely = CheckpointTranscriber(nano).language(decode(tmp_path / "a.ogg"))
+    assert 0 < likely < SURE
+    assert heard_as(report, str(nano), "de", cache, Reporter()) == report
+
+    monkeypatch.setattr("daemon.intake.check.SURE", 0.0)
+    told = heard_as(report, str(nano), "de" if heard != "de" else "en", cache, Reporter()).recordings
+    assert f"sounds like {heard!r} ({likely:.0%} sure)" in told[0].reason
+    assert told[1] == report.recordings[1]
+    assert heard_as(report, str(nano), heard, cache, Reporter()) == report
+    with pytest.raises(UsageError, match="nano knows only English"):
+        heard_as(report, "nano", "de", cache, Reporter())
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
