@@ -1,49 +1,23 @@
 """ONNX files written by hand: nodes in protobuf's wire format, and weights that are streamed from the checkpoint.
 
-A file's plan is a list of byte strings and of weights between them. The writer fills the weights in, the reader steps
-over them: everything else in a sound file is equal to its plan, byte for byte.
 Source of the field numbers: onnx/onnx `onnx/onnx.proto`, IR version 8; opset 17 is read by every runtime since 2022.
 """
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
-FLOAT, INT8, INT64, BOOL, FLOAT16 = 1, 3, 7, 9, 10
-_ITEM_BYTES = {FLOAT: 4, INT8: 1, INT64: 8, FLOAT16: 2}
+from exporters.plans import FLOAT, FLOAT16, Plan, Weight, plan_bytes
+
+INT64, BOOL = 7, 9
 IR_VERSION = 8
 OPSET = 17
 MAX_FILE_BYTES = (1 << 31) - 1
 """What protobuf's libraries take."""
 
-Form: TypeAlias = Literal["plain", "transposed", "int8", "scale"]
 Attribute: TypeAlias = "int | float | Sequence[int] | Graph"
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One initializer, made of the checkpoint's tensor `source`.
-
-    `form` "transposed": a matrix (rows, columns) stored as (columns, rows); "int8": the same, each row divided by its
-    scale and rounded; "scale": the rows' scales.
-    """
-
-    name: str
-    data_type: int
-    shape: tuple[int, ...]
-    source: str
-    form: Form
-
-    @property
-    def size_bytes(self) -> int:
-        return math.prod(self.shape) * _ITEM_BYTES[self.data_type]
-
-
-Plan: TypeAlias = list[bytes | Weight]
 
 
 class Graph:
@@ -123,11 +97,6 @@ class Graph:
         name = f"{kind}_{len(self._names)}"
         self._names.add(name)
         return name
-
-
-def plan_bytes(plan: Plan) -> int:
-    """Size in bytes of the file."""
-    return sum(len(piece) if isinstance(piece, bytes) else piece.size_bytes for piece in plan)
 
 
 def read_metadata(data: bytes) -> dict[str, str]:

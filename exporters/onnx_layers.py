@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from exporters.layout import Dims
-from exporters.onnx_graph import FLOAT, FLOAT16, INT8, INT64, Graph, Weight
+from exporters.onnx_graph import INT64, Graph
+from exporters.plans import FLOAT, FLOAT16, INT8, Weight
 
 MASKED = -1e4  # far below any score, and a number in float16
 EMBEDDING = "decoder.embed_tokens.weight"

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import astuple
 
 from exporters.layout import Dims
-from exporters.onnx_graph import BOOL, FLOAT, FLOAT16, INT64, Graph, Plan
+from exporters.onnx_graph import BOOL, INT64, Graph
 from exporters.onnx_layers import Layers
+from exporters.plans import FLOAT, FLOAT16, Plan
 from idiolect.whisper import LANGUAGES, special_tokens
 
 QUANTIZATIONS = ("fp32", "fp16", "int8")

@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from exporters.layout import Dims, check_dims
-from exporters.onnx_graph import Weight, plan_bytes, read_metadata
+from exporters.onnx_graph import read_metadata
 from exporters.onnx_models import identify, plan
+from exporters.plans import check_plan
 from idiolect.errors import ArtifactError
 from idiolect.whisper import special_tokens
 
@@ -19,7 +19,6 @@ HEAD_BYTES = 1 << 14
 TEXTS = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
 """The files of transformers.js beside the models."""
 _DAMAGED = "the file is damaged or was not copied whole; export or pull it again"
-_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def check_onnx(folder: Path) -> OnnxInfo:
     """
     if (folder / "tokens.txt").is_file():
         info = _check_models("sherpa-", folder / "encoder.onnx", folder / "decoder.onnx")
-        _check_text(folder / "tokens.txt", lambda path: _check_tokens(path, info.dims))
+        check_text(folder / "tokens.txt", lambda path: _check_tokens(path, info.dims))
         return info
     models = [sorted(folder.glob(f"onnx/{name}*.onnx")) for name in ("encoder_model", "decoder_model_merged")]
     if [len(found) for found in models] != [1, 1]:
@@ -49,7 +48,7 @@ def check_onnx(folder: Path) -> OnnxInfo:
         raise ArtifactError(f"{folder} is no ONNX export", f"expected {expected}")
     info = _check_models("", models[0][0], models[1][0])
     for name in TEXTS:
-        _check_text(folder / name, _check_json)
+        check_text(folder / name, check_json)
     return info
 
 
@@ -60,36 +59,12 @@ def check_model(path: Path) -> tuple[str, Dims, str]:
             part, dims, quantization = identify(read_metadata(file.read(HEAD_BYTES)))
             if reason := check_dims(dims):
                 raise ValueError(f"its metadata says {reason}")
-            _check_bytes(file, part, dims, quantization)
+            check_plan(file, plan(part, dims, quantization))
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}", "export or pull it again") from error
     except ValueError as error:
         raise ArtifactError(f"{path.name} cannot be used: {error}", _DAMAGED) from error
     return part, dims, quantization
-
-
-def _check_bytes(file: IO[bytes], part: str, dims: Dims, quantization: str) -> None:
-    """Raise ValueError unless the file is as planned."""
-    planned = plan(part, dims, quantization)
-    size_bytes, expected = file.seek(0, 2), plan_bytes(planned)
-    if size_bytes != expected:
-        raise ValueError(f"it has {size_bytes} bytes, not {expected}")
-    file.seek(0)
-    for piece in planned:
-        if isinstance(piece, Weight):
-            if not _any_weight(file, piece) and not piece.source.endswith(".bias"):
-                raise ValueError(f"{piece.name} is all zeros")
-        elif file.read(len(piece)) != piece:
-            raise ValueError(f"its graph is not what this version writes, before byte {file.tell()}")
-
-
-def _any_weight(file: IO[bytes], weight: Weight) -> bool:
-    """True when a byte is not zero; the file stands behind the weight then."""
-    end, found = file.tell() + weight.size_bytes, False
-    while not found and (left := end - file.tell()) > 0:
-        found = bool(file.read(min(left, _PIECE_BYTES)).strip(b"\0"))
-    file.seek(end)
-    return found
 
 
 def _check_models(prefix: str, encoder: Path, decoder: Path) -> OnnxInfo:
@@ -101,7 +76,7 @@ def _check_models(prefix: str, encoder: Path, decoder: Path) -> OnnxInfo:
     return OnnxInfo(dims, quantization, encoder, decoder)
 
 
-def _check_text(path: Path, check: Callable[[Path], None]) -> None:
+def check_text(path: Path, check: Callable[[Path], None]) -> None:
     """Raise ArtifactError with the file's name where `check` raises ValueError."""
     try:
         check(path)
@@ -124,6 +99,6 @@ def _check_tokens(path: Path, dims: Dims) -> None:
         base64.b64decode(token, validate=True)
 
 
-def _check_json(path: Path) -> None:
+def check_json(path: Path) -> None:
     if not isinstance(json.loads(path.read_bytes()), dict):
         raise ValueError("it is no JSON object")

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import exporters.onnx
+import exporters.plans
 from exporters import export_to
 from exporters.checkpoint import open_checkpoint
 from exporters.layout import Dims
-from exporters.onnx import SUFFIXES, weight_data
-from exporters.onnx_graph import FLOAT, INT8, Weight
+from exporters.onnx import SUFFIXES
 from exporters.onnx_models import QUANTIZATIONS
 from exporters.onnx_reader import TEXTS, check_onnx
+from exporters.plans import FLOAT, INT8, Weight, weight_data
 from idiolect.child import CallbackReporter, Message, Reporter
 from idiolect.errors import ArtifactError, CheckpointError, ExportError, JobStopped, UsageError
 from tests.exporters.helpers import SMALL, dims, make_checkpoint, save, weights
@@ -215,7 +215,7 @@ def test_what_onnx_cannot_hold_is_refused(small: Path, tmp_path: Path, monkeypat
 
 
 def test_too_little_room_is_said_beforehand(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporters.onnx, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(exporters.plans, "free_bytes", lambda folder: 1000)
     with pytest.raises(ExportError, match="needs 3 MB, the disk has 0 MB free"):
         export_to(small, "onnx", "int8", tmp_path / "out")
     assert not list(tmp_path.iterdir())

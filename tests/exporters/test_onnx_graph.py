@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporters.onnx_graph import FLOAT, FLOAT16, INT64, Graph, Plan, Weight, plan_bytes, read_metadata
+from exporters.onnx_graph import INT64, Graph, read_metadata
+from exporters.plans import FLOAT, FLOAT16, Plan, Weight, plan_bytes
 
 
 def _bytes(plan: Plan) -> bytes:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from exporters import export_to
 from exporters.checkpoint import read_dims
-from exporters.onnx_graph import Weight
 from exporters.onnx_models import PARTS, plan
 from exporters.onnx_reader import TEXTS, check_model, check_onnx
+from exporters.plans import Weight
 from exporters.runtimes import open_artifact
 from idiolect.errors import ArtifactError
 from tests.exporters.helpers import SMALL, dims, make_checkpoint
