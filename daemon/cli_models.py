@@ -209,6 +209,7 @@ def export(
     format: Annotated[str | None, typer.Option(help="Container, where no profile is named.")] = None,
     quant: Annotated[str | None, typer.Option(help="Quantisation, such as q5_0 (ggml) or int8 (onnx).")] = None,
     outfile: Annotated[Path | None, typer.Option(help="File or folder to write.")] = None,
+    force: Annotated[bool, typer.Option(help="Also a format that the device is known not to read.")] = False,
 ) -> None:
     """Write a model as the file or folder that a device takes."""
     from daemon.home import export_model
@@ -217,7 +218,7 @@ def export(
 
     with ProgressReporter() as reporter:
         reporter.stage("export")
-        file, made = export_model(Paths.at(None), model, profile, format, quant, outfile, reporter)
+        file, made = export_model(Paths.at(None), model, profile, format, quant, outfile, reporter, force)
     size = megabytes(sum(each.size_bytes for each in made))
     what = f"sha256 {made[0].sha256}" if len(made) == 1 else f"{len(made)} files"
     out.print(f"{file}: {size}, {what}", markup=False, soft_wrap=True)

@@ -80,9 +80,12 @@ def export_model(
     quantization: str | None,
     outfile: Path | None,
     reporter: Reporter,
+    force: bool = False,
 ) -> tuple[Path, tuple[ExportedFile, ...]]:
-    """Export by profile or by format, to a file or folder; explicit values win. Raises UsageError, CheckpointError."""
+    """Export by profile or by format, to a file or folder; explicit values win. `force`: also what the device of the
+    profile is known not to read. Raises UsageError, CheckpointError."""
     import exporters
+    from device_profiles import unreadable
 
     profile = None
     if profile_name is not None:
@@ -91,6 +94,8 @@ def export_model(
             raise UsageError(f"no device profile is called {profile_name!r}", f"choose one of {', '.join(profiles)}")
         profile = profiles[profile_name]
         format, quantization = format or profile.format, quantization or profile.quantization
+        if not force and not profile.force_format and (reason := unreadable(profile.name, format)):
+            raise UsageError(reason, f"leave --format out, or write it all the same: --profile {profile.name} --force")
     if format is None or quantization is None:
         raise UsageError(
             "what to export is not said", "--profile android-futo, or --format ggml --quant q5_0 --outfile F"

@@ -16,10 +16,12 @@ from idiolect.files import is_safe_relpath
 from idiolect.wire import Tier
 
 FORMATS: dict[str, tuple[str, ...]] = {
-    "ggml": ("f16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"),
+    "ggml": ("f32", "f16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"),
+    "gguf": ("f32", "f16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"),
     "onnx": ("fp32", "fp16", "int8"),
     "sherpa-onnx": ("fp32", "int8"),
     "coreml": ("f16", "int8", "palette6"),
+    "ctranslate2": ("float32", "float16", "int8"),
 }
 """Format → the quantizations it can have."""
 
@@ -35,6 +37,7 @@ class Profile(BaseModel):
     title: Annotated[str, Field(min_length=1, max_length=80, description="one line for people")]
     description: Annotated[str, Field(max_length=2000, description="why the profile is as it is")] = ""
     tier: Annotated[Tier, Field(description="base model: a tier's name")]
+    force_format: Annotated[bool, Field(description="keep a format that the device is known not to read")] = False
     format: Annotated[str, Field(description="container: " + ", ".join(FORMATS))]
     quantization: Annotated[str, Field(description="how weights are stored; depends on the format")]
     audio_context: Annotated[
@@ -58,8 +61,11 @@ class Profile(BaseModel):
 
     @field_validator("format")
     @classmethod
-    def _known_format(cls, value: str) -> str:
-        return _one_of(value, tuple(FORMATS))
+    def _known_format(cls, value: str, info: ValidationInfo) -> str:
+        reason = unreadable(info.data.get("name", ""), _one_of(value, tuple(FORMATS)))
+        if reason and not info.data.get("force_format"):
+            raise ValueError(f"{reason} (force_format = true keeps it all the same)")
+        return value
 
     @field_validator("quantization")
     @classmethod
@@ -79,6 +85,16 @@ class Profile(BaseModel):
         if not is_safe_relpath(filled) or "/" in filled or filled.startswith("."):
             raise ValueError(expected)
         return value
+
+
+def unreadable(profile: str, format: str) -> str:
+    """Why the device of a profile of that name cannot use a format; empty where nothing is known against it."""
+    if "futo" in profile and format == "gguf":
+        return (
+            "FUTO does not read GGUF: the keyboard would import it as a keyboard language model, in place of yours; "
+            "it reads ggml"
+        )
+    return ""
 
 
 _KEYS = tuple(key for key in Profile.model_fields if key != "name")

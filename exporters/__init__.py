@@ -19,9 +19,11 @@ Writer: TypeAlias = Callable[[Path, str, Path, Reporter], None]
 
 FORMATS: dict[str, str] = {
     "ggml": "exporters.ggml:write",
+    "gguf": "exporters.gguf:write",
     "onnx": "exporters.onnx:write",
     "sherpa-onnx": "exporters.sherpa:write",
     "coreml": "exporters.coreml:write",
+    "ctranslate2": "exporters.ctranslate2:write",
 }
 """Format → import string of its writer: `write(checkpoint, quantization, out, reporter)`, whole or not at all.
 

@@ -126,7 +126,7 @@ def read_tokens(folder: Path, dims: Dims) -> tuple[bytes, ...]:
             f"{folder}: 51866 tokens without <|yue|>: a token was added to an older Whisper, which shifts all others",
             "train without adding tokens",
         )
-    table = _byte_table()
+    table = byte_table()
     try:
         return tuple(bytes(table[char] for char in words[index]) for index in range(count))
     except KeyError as error:
@@ -155,7 +155,7 @@ def _knows_cantonese(folder: Path) -> bool:
     return any(b'"<|yue|>"' in path.read_bytes() for name in names if (path := folder / name).is_file())
 
 
-def _byte_table() -> dict[str, int]:
+def byte_table() -> dict[str, int]:
     """GPT-2's alphabet for bytes: printable Latin-1 stands for itself, the others follow from U+0100 on."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in plain]

@@ -23,31 +23,49 @@ if TYPE_CHECKING:
 
 
 def write(checkpoint: Path, quantization: str, outfile: Path, reporter: Reporter) -> None:
-    """Write `outfile` (f16, q4_0, q4_1, q5_0, q5_1 or q8_0) whole or not at all; about 45 MB of memory, any model size.
+    """Write `outfile` (f32, f16, q4_0, q4_1, q5_0, q5_1 or q8_0) whole or not at all; about 45 MB of memory, any model size.
 
     Before a byte is written: UsageError (unknown quantization), CheckpointError (a model nobody can use, or one that
     does not fit the quantization). Whenever it fails, what was there before stays: ExportError (disk full or not
     writable), CheckpointError (weights that are not numbers), ArtifactError (the reader refuses the file), JobStopped.
     """
-    if quantization not in QUANTIZATIONS:
-        raise UsageError(f"ggml has no quantization {quantization!r}", f"choose one of {', '.join(QUANTIZATIONS)}")
-    stored_as = QUANTIZATIONS[quantization]
+    check_known(quantization, "ggml")
     model = open_checkpoint(checkpoint)
-    if reason := check_fits(model.dims, stored_as):
-        raise CheckpointError(f"{checkpoint}: {reason}", "choose f16")
+    stored_as = fitting(model, quantization)
     size_bytes = _size_bytes(model, stored_as)
     try:
-        outfile.parent.mkdir(parents=True, exist_ok=True)
-        if size_bytes > (free := free_bytes(outfile.parent)):
-            raise ExportError(
-                f"{outfile} needs {size_bytes / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free", "free some space"
-            )
+        check_room(outfile, size_bytes)
         with replacing(outfile) as file:
             file.write(_header(model, stored_as))
             _write_tensors(file, model, stored_as, size_bytes, reporter)
             check_ggml_stream(file, outfile.name)
     except OSError as error:
         raise ExportError(f"could not write {outfile}: {error.strerror}", "nothing was left behind") from error
+
+
+def check_known(quantization: str, container: str) -> None:
+    """Raise UsageError for a quantization that ggml does not have."""
+    if quantization not in QUANTIZATIONS:
+        raise UsageError(
+            f"{container} has no quantization {quantization!r}", f"choose one of {', '.join(QUANTIZATIONS)}"
+        )
+
+
+def fitting(model: Checkpoint, quantization: str) -> Quantization:
+    """How matrices are stored. Raises CheckpointError for a model that does not fit."""
+    stored_as = QUANTIZATIONS[quantization]
+    if reason := check_fits(model.dims, stored_as):
+        raise CheckpointError(f"{model.folder}: {reason}", "choose f16")
+    return stored_as
+
+
+def check_room(outfile: Path, size_bytes: int) -> None:
+    """Make the file's folder. Raises ExportError where the disk is too full, OSError where it cannot be made."""
+    outfile.parent.mkdir(parents=True, exist_ok=True)
+    if size_bytes > (free := free_bytes(outfile.parent)):
+        raise ExportError(
+            f"{outfile} needs {size_bytes / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free", "free some space"
+        )
 
 
 def _size_bytes(model: Checkpoint, stored_as: Quantization) -> int:
@@ -84,12 +102,13 @@ def _write_tensors(
     for tensor in tensors(model.dims):
         reporter.check_stop()
         file.write(_tensor_header(tensor, stored_as))
-        for data in _data(model.tensors[tensor.source], tensor.stored_as(stored_as)):
+        for data in stored_data(model.tensors[tensor.source], tensor.stored_as(stored_as)):
             file.write(data)
         reporter.progress(file.tell(), size_bytes, "bytes")
 
 
-def _data(weights: StoredTensor, stored_as: Quantization) -> Iterator[memoryview]:
+def stored_data(weights: StoredTensor, stored_as: Quantization) -> Iterator[memoryview]:
+    """A tensor's bytes in pieces. Raises CheckpointError for weights that are not numbers."""
     from exporters.blocks import quantize
 
     for values in weights.chunks():

@@ -32,6 +32,13 @@ KINDS = (
     Kind("onnx", "onnx/*.onnx", "exporters.onnx_reader:check_onnx", "exporters.onnx_runtime:OnnxWhisper"),
     Kind("sherpa-onnx", "tokens.txt", "exporters.onnx_reader:check_onnx", "exporters.runtimes:open_sherpa"),
     Kind("coreml", "TextDecoder.*", "exporters.coreml_check:check_coreml", "exporters.coreml_runtime:open"),
+    Kind(
+        "ctranslate2",
+        "model.bin",
+        "exporters.ctranslate2_file:check_ctranslate2",
+        "exporters.runtimes:open_ct2",
+    ),
+    Kind("gguf", b"GGUF", "exporters.gguf_file:check_gguf", "exporters.runtimes:open_gguf"),
     Kind("ggml", b"", "exporters.readers:check_ggml", "exporters.runtimes:open_ggml"),  # its reader tells other files
 )
 """The first that fits is it."""

@@ -63,6 +63,7 @@ F16 = Quantization("f16", ftype=1, type_code=1, block=1, block_bytes=2, scale_by
 QUANTIZATIONS: dict[str, Quantization] = {
     quantization.name: quantization
     for quantization in (
+        F32,
         F16,
         Quantization("q4_0", ftype=2, type_code=2, block=32, block_bytes=18, scale_bytes=2),
         Quantization("q4_1", ftype=3, type_code=3, block=32, block_bytes=20, scale_bytes=4),
@@ -77,7 +78,7 @@ QUANTIZATIONS: dict[str, Quantization] = {
 class Tensor:
     """One tensor of the file: its name, its name in a Hugging Face checkpoint (without `model.`), its shape there.
 
-    `kind` "matrix" is quantised, "convolution" is always f16, "plain" always f32.
+    `kind` "matrix" is quantised, "convolution" is f16 (f32 in a file of f32), "plain" always f32.
     """
 
     name: str
@@ -102,7 +103,8 @@ class Tensor:
 
     def stored_as(self, quantization: Quantization) -> Quantization:
         """How this tensor is stored in a file of that quantization."""
-        return {"matrix": quantization, "convolution": F16, "plain": F32}[self.kind]
+        convolution = F32 if quantization is F32 else F16
+        return {"matrix": quantization, "convolution": convolution, "plain": F32}[self.kind]
 
 
 def tensors(dims: Dims) -> list[Tensor]:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporters.ctranslate2_file import check_ctranslate2
+from exporters.gguf_file import check_gguf
 from exporters.kinds import imported, kind_of
 from exporters.onnx_reader import check_onnx
 from exporters.readers import check_ggml
@@ -52,6 +54,20 @@ def open_sherpa(path: Path, threads: int) -> Transcriber:
     info = check_onnx(path)
     require("sherpa_onnx", "sherpa")
     return SherpaOnnx(path, info.dims.n_vocab, threads)
+
+
+def open_ct2(path: Path, threads: int) -> Transcriber:
+    """A folder of CTranslate2 in faster-whisper. Raises as `open_artifact`."""
+    info = check_ctranslate2(path)
+    require("faster_whisper", "ct2")
+    return FasterWhisper(path, info.dims.n_vocab, threads)
+
+
+def open_gguf(path: Path, threads: int) -> Transcriber:
+    """A GGUF file in transcribe.cpp. Raises as `open_artifact`."""
+    info = check_gguf(path)
+    require("transcribe_cpp", "gguf")
+    return TranscribeCpp(path, info.dims.n_vocab, threads)
 
 
 class InChild:
@@ -121,6 +137,18 @@ class SherpaOnnx(InChild):
     """Greedy decoding of the clip and the 10 s of silence that the apps add ("dynamic"), or of 30 s."""
 
     module, program = "exporters.sherpa_runtime", "sherpa-onnx"
+
+
+class FasterWhisper(InChild):
+    """Greedy decoding of full windows of 30 s: faster-whisper knows no others."""
+
+    module, program = "exporters.faster_whisper_runtime", "faster-whisper"
+
+
+class TranscribeCpp(InChild):
+    """Greedy decoding of full windows of 30 s: transcribe.cpp knows no others."""
+
+    module, program = "exporters.transcribecpp", "transcribe.cpp"
 
 
 class _Child:

@@ -59,6 +59,17 @@ def test_an_export_is_named_after_what_it_is_and_replaces_nothing_unasked(home: 
     assert idiolect(*command, "--outfile", "idiolect-nano-q5_0.bin", home=home, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.torch
+def test_gguf_for_futo_is_refused_unless_forced(home: Path, tmp_path: Path) -> None:
+    command = ["export", "nano", "--profile", "android-futo", "--format", "gguf", "--outfile", tmp_path / "m.gguf"]
+    done = idiolect(*command, home=home)
+    assert done.returncode == 2
+    assert "FUTO does not read GGUF" in done.stderr
+    assert not (tmp_path / "m.gguf").exists()
+    assert idiolect(*command, "--force", home=home).returncode == 0
+    assert (tmp_path / "m.gguf").read_bytes()[:4] == b"GGUF"
+
+
 def test_an_export_replaces_no_folder_with_something_in_it(home: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()

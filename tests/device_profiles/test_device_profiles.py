@@ -30,6 +30,8 @@ def test_shipped_profiles() -> None:
         "android-futo": "idiolect-tiny-q4_0.bin",
         "android-sherpa": "idiolect-tiny-sherpa-int8",
         "browser-onnx": "idiolect-base-int8",
+        "desktop-faster-whisper": "idiolect-small-ct2-int8",
+        "desktop-handy": "idiolect-small-q5_0.gguf",
         "desktop-whispercpp": "idiolect-small-q5_0.bin",
         "iphone-whisperkit": "idiolect_whisper-tiny",
     }
@@ -72,8 +74,9 @@ def test_overrides_change_single_keys(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"quantisation": "q4_0"}, "quantisation: no such key\ndid you mean quantization?"),
-        ({"quantization": "q4_k"}, "quantization = 'q4_k': did you mean q4_1? accepted: f16, q4_0"),
-        ({"format": "gguf"}, "format = 'gguf': accepted: ggml, onnx"),
+        ({"quantization": "q4_k"}, "quantization = 'q4_k': did you mean q4_1? accepted: f32, f16, q4_0"),
+        ({"format": "tflite"}, "format = 'tflite': accepted: ggml, gguf, onnx"),
+        ({"format": "gguf"}, "format = 'gguf': FUTO does not read GGUF: the keyboard would import it as a keyboard"),
         ({"audio_context": "half"}, "audio_context = 'half': Input should be 'dynamic' or 'full'"),
         ({"max_size_mb": "40"}, "max_size_mb = '40': Input should be a valid number"),
         ({"max_size_mb": 0}, "max_size_mb = 0: Input should be greater than 0"),
@@ -100,6 +103,11 @@ def test_a_bad_override_names_file_key_and_value(tmp_path: Path, changes: dict[s
         load(overrides={"android-futo": changes}, overrides_file=file)
     assert f"{file}: profiles.android-futo.{message}" in str(caught.value)
     assert caught.value.hint
+
+
+def test_a_format_is_kept_where_the_user_insists() -> None:
+    forced = load(overrides={"android-futo": {"format": "gguf", "force_format": True}})["android-futo"]
+    assert (forced.format, forced.force_format) == ("gguf", True)
 
 
 def test_an_override_of_nothing(tmp_path: Path) -> None:

@@ -27,6 +27,14 @@ def small_file(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_gguf(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small checkpoint as GGUF in q4_0, read only."""
+    path = tmp_path_factory.mktemp("exported") / "small.gguf"
+    export_file(small, "gguf", "q4_0", path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def small_onnx(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small checkpoint for transformers.js in int8, read only."""
     return exported(small, "onnx", tmp_path_factory)
@@ -36,6 +44,12 @@ def small_onnx(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_sherpa(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small checkpoint for sherpa-onnx in int8, read only."""
     return exported(small, "sherpa-onnx", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def small_ctranslate2(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small checkpoint for faster-whisper in int8, read only."""
+    return exported(small, "ctranslate2", tmp_path_factory)
 
 
 def exported(checkpoint: Path, format: str, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,9 +11,10 @@ import pytest
 
 import device_profiles
 from exporters import FORMATS, export, export_file
+from exporters.ctranslate2_file import QUANTIZATIONS as CT2_QUANTIZATIONS
+from exporters.kinds import imported, kind_of
 from exporters.layout import QUANTIZATIONS
 from exporters.onnx_models import QUANTIZATIONS as ONNX_QUANTIZATIONS
-from exporters.onnx_reader import check_onnx
 from exporters.readers import check_ggml
 from exporters.sherpa import QUANTIZATIONS as SHERPA_QUANTIZATIONS
 from idiolect.errors import CheckpointError, UsageError
@@ -23,8 +24,10 @@ from tests.exporters.helpers import make_checkpoint
 def test_profiles_and_exporters_know_the_same_formats() -> None:
     assert set(FORMATS) == set(device_profiles.FORMATS)
     assert tuple(QUANTIZATIONS) == device_profiles.FORMATS["ggml"]
+    assert device_profiles.FORMATS["gguf"] == device_profiles.FORMATS["ggml"]
     assert device_profiles.FORMATS["onnx"] == ONNX_QUANTIZATIONS
     assert device_profiles.FORMATS["sherpa-onnx"] == SHERPA_QUANTIZATIONS
+    assert device_profiles.FORMATS["ctranslate2"] == tuple(CT2_QUANTIZATIONS)
 
 
 def test_export_writes_the_profiles_file(small: Path, tmp_path: Path) -> None:
@@ -39,12 +42,12 @@ def test_export_writes_the_profiles_file(small: Path, tmp_path: Path) -> None:
     assert check_ggml(path).quantization == "q4_0"
 
 
-@pytest.mark.parametrize("name", ["browser-onnx", "android-sherpa"])
+@pytest.mark.parametrize("name", ["browser-onnx", "android-sherpa", "desktop-faster-whisper"])
 def test_export_writes_the_profiles_folder(small: Path, tmp_path: Path, name: str) -> None:
     profile = device_profiles.load(overrides={name: {"tier": "nano"}})[name]
     done = export(small, profile, tmp_path / "out")
     assert done.path == tmp_path / "out" / profile.artifact_name()
-    assert check_onnx(done.path).quantization == "int8"
+    assert imported(kind_of(done.path).check)(done.path).quantization == "int8"
     there = {path.relative_to(tmp_path / "out").as_posix() for path in done.path.rglob("*.*")}
     assert {file.path for file in done.files} == there
     for file in done.files:
@@ -70,17 +73,28 @@ def test_the_same_checkpoint_gives_the_same_bytes(small: Path, small_file: Path,
 
 
 def test_an_unknown_format_lists_what_exists(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no exporter for the format 'gguf'") as caught:
-        export_file(small, "gguf", "q4_0", tmp_path / "m.gguf")
-    assert caught.value.hint == "choose one of ggml, onnx, sherpa-onnx, coreml"
+    with pytest.raises(UsageError, match="no exporter for the format 'tflite'") as caught:
+        export_file(small, "tflite", "q4_0", tmp_path / "m.tflite")
+    assert caught.value.hint == f"choose one of {', '.join(FORMATS)}"
 
 
 def test_light_modules_stay_light() -> None:
     """The resident process may look into an artifact without numpy."""
-    modules = ("checkpoint", "readers", "runtimes", "ggml", "kinds", "onnx", "onnx_reader", "sherpa")
+    modules = (
+        "checkpoint",
+        "readers",
+        "runtimes",
+        "ggml",
+        "kinds",
+        "onnx",
+        "onnx_reader",
+        "sherpa",
+        "ctranslate2",
+        "gguf",
+    )
     code = (
         f"import sys, exporters.{', exporters.'.join(modules)};"
-        "heavy = {'numpy', 'torch', 'transformers', 'safetensors', 'pywhispercpp', 'onnx', 'onnxruntime'};"
+        "heavy = {'numpy', 'torch', 'transformers', 'safetensors', 'onnx', 'onnxruntime', 'ctranslate2'};"
         "sys.exit(str(heavy & set(sys.modules) or ''))"
     )
     assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True).stderr.strip() == ""

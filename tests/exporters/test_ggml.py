@@ -38,6 +38,8 @@ def test_every_tensor_is_what_whisper_cpps_own_tools_make(small: Path, tmp_path:
         assert shape == tensor.file_dims
         if tensor.kind == "plain":
             assert (kind, data) == (0, values.tobytes()), tensor.name
+        elif name == "f32":
+            assert (kind, data) == (0, values.tobytes()), tensor.name
         elif tensor.kind == "convolution" or name == "f16":
             assert (kind, data) == (1, values.astype(np.float16).tobytes()), tensor.name
         else:
@@ -78,7 +80,7 @@ def test_refused_before_a_byte_is_written(tmp_path: Path, small: Path) -> None:
         export_file(folder, "ggml", "q4_0", out)
     with pytest.raises(UsageError, match="q4_k") as caught:
         export_file(small, "ggml", "q4_k", out)
-    assert caught.value.hint == "choose one of f16, q4_0, q4_1, q5_0, q5_1, q8_0"
+    assert caught.value.hint == "choose one of f32, f16, q4_0, q4_1, q5_0, q5_1, q8_0"
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match="does not exist"):
         export_file(folder, "ggml", "f16", out)

@@ -18,12 +18,22 @@ def test_every_format_has_a_kind_whose_functions_exist() -> None:
         assert callable(imported(name))
 
 
-def test_files_and_folders(small: Path, small_file: Path, small_onnx: Path, small_sherpa: Path, tmp_path: Path) -> None:
-    assert [kind_of(path).name for path in (small_file, small_onnx, small_sherpa)] == ["ggml", "onnx", "sherpa-onnx"]
-    assert {dims_of(path) for path in (small_file, small_onnx, small_sherpa)} == {read_dims(small)}
+def test_files_and_folders(
+    small: Path,
+    small_file: Path,
+    small_onnx: Path,
+    small_sherpa: Path,
+    small_ctranslate2: Path,
+    small_gguf: Path,
+    tmp_path: Path,
+) -> None:
+    paths = (small_file, small_onnx, small_sherpa, small_ctranslate2, small_gguf)
+    assert [kind_of(path).name for path in paths] == ["ggml", "onnx", "sherpa-onnx", "ctranslate2", "gguf"]
+    assert {dims_of(path) for path in paths} == {read_dims(small)}
     assert find_kind(small) is None
     with pytest.raises(ArtifactError, match="is no exported model") as caught:
         kind_of(tmp_path)
-    assert "onnx/*.onnx (onnx), tokens.txt (sherpa-onnx), TextDecoder.* (coreml)" in caught.value.hint
+    marks = "onnx/*.onnx (onnx), tokens.txt (sherpa-onnx), TextDecoder.* (coreml), model.bin (ctranslate2)"
+    assert marks in caught.value.hint
     with pytest.raises(ArtifactError, match="No such file"):
         kind_of(tmp_path / "gone")

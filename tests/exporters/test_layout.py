@@ -32,6 +32,7 @@ def test_names_and_shapes_are_whisper_cpps() -> None:
 
 def test_header_types_are_ggmls() -> None:
     assert {name: (q.header_ftype, q.type_code, q.block_bytes) for name, q in QUANTIZATIONS.items()} == {
+        "f32": (0, 0, 4),
         "f16": (1, 1, 2),
         "q4_0": (2002, 2, 18),
         "q4_1": (2003, 3, 20),

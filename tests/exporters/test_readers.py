@@ -85,7 +85,7 @@ def _twice(data: bytes) -> bytes:
         (_number(16, 7), "does not divide by 7"),
         (_number(20, 2_000_000_000), "encoder layers"),
         (_number(20, 2), "15 tensors are missing"),
-        (_number(44, 2012), "ftype 12, which is none of f16"),
+        (_number(44, 2012), "ftype 12, which is none of f32, f16"),
         (_number(44, 2008), "type 2, not 6"),
         (_number(48, 128), "mel filters are 128 × 201"),
         (_number(_TOKENS_AT, 50_000), "lists 50000 tokens"),

@@ -7,11 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import filelock
+import numpy as np
 import pytest
 
+import device_profiles
+from daemon.sync.releases import ReleaseStore
+from exporters import export
 from idiolect import client as client_module
 from idiolect.client import Client
 from idiolect.errors import SyncError, TransferFailed, UsageError
+from tests.daemon.sync.publishing import artifact, of
 from tests.idiolect.pulls import SIZE, everything, hidden
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -146,3 +151,19 @@ def test_a_folder_that_cannot_be_made(url: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot make"):
         Client(tmp_path / "file" / "current", "android-futo", url=url).pull()
+
+
+def test_a_pulled_folder_opens_in_its_runtime(nano: Path, url: str, store: ReleaseStore, into: Path) -> None:
+    """All the way from a checkpoint to faster-whisper, which is given what the client put there."""
+    faster_whisper = pytest.importorskip("faster_whisper", reason="needs the [ct2] extra")
+    profile = device_profiles.load(overrides={"desktop-faster-whisper": {"tier": "nano"}})["desktop-faster-whisper"]
+    done = export(nano, profile, into.parent / "job")
+    files = {file.path: (done.folder / file.path).read_bytes() for file in done.files}
+    made = artifact(into.parent / "published", files, profile.name)
+    store.publish(of((made, into.parent / "published"), tier="nano"))
+    pulled = Client(into, profile.name, url=url).pull()
+    assert sorted(pulled.files) == sorted(into / path for path in files)
+    model = faster_whisper.WhisperModel(str(into / done.name), device="cpu", cpu_threads=1, local_files_only=True)
+    assert model.hf_tokenizer.token_to_id("<|transcribe|>") == 50_359
+    segments, _ = model.transcribe(np.zeros(16_000, np.float32), language="en", beam_size=1, temperature=0.0)
+    assert all(isinstance(segment.text, str) for segment in segments)

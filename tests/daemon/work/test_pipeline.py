@@ -208,11 +208,12 @@ def test_a_full_disk_while_exporting_leaves_no_file_and_keeps_the_run(finished: 
 
 def test_folders_are_exported_heard_and_judged(finished: Path, tmp_path: Path) -> None:
     run_dir = _redo_exports(finished, tmp_path / "run-0001")
-    profiles = device_profiles.load(overrides={name: {"tier": "nano"} for name in ("browser-onnx", "android-sherpa")})
-    wanted = tuple(profiles[name].model_dump() for name in ("browser-onnx", "android-sherpa"))
+    names = ("browser-onnx", "android-sherpa", "desktop-faster-whisper")
+    profiles = device_profiles.load(overrides={name: {"tier": "nano"} for name in names})
+    wanted = tuple(profiles[name].model_dump() for name in names)
     save_spec(run_dir, load_spec(run_dir).model_copy(update={"profiles": wanted}))
     for package, artifact in zip(
-        ("onnxruntime", "sherpa_onnx"), pipeline.run(run_dir, Reporter()).artifacts, strict=True
+        ("onnxruntime", "sherpa_onnx", "faster_whisper"), pipeline.run(run_dir, Reporter()).artifacts, strict=True
     ):
         if find_spec(package) is None:
             assert f"needs the package {package}" in artifact.error
