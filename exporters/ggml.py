@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def write(checkpoint: Path, quantization: str, outfile: Path, reporter: Reporter) -> None:
-    """Write `outfile` (f32, f16, q4_0, q4_1, q5_0, q5_1 or q8_0) whole or not at all; about 45 MB of memory, any model size.
+    """Write `outfile` (f32, f16, q4_0, q4_1, q5_0, q5_1 or q8_0) whole or not at all; about 45 MB of memory, any model.
 
     Before a byte is written: UsageError (unknown quantization), CheckpointError (a model nobody can use, or one that
     does not fit the quantization). Whenever it fails, what was there before stays: ExportError (disk full or not

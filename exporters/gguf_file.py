@@ -245,11 +245,18 @@ def _dims(metadata: Mapping[str, Any]) -> Dims:
             raise ValueError(f"its stt.whisper.{key} is {value!r}")
         return value
 
-    sides = [
-        (number(f"{side}.{positions}"), *(number(f"{side}.{key}") for key in ("d_model", "n_heads", "n_layers")))
-        for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions"))
-    ]
-    dims = Dims(number("decoder.vocab_size"), *sides[0], *sides[1], number("encoder.num_mel_bins"))
+    dims = Dims(
+        n_vocab=number("decoder.vocab_size"),
+        n_audio_ctx=number("encoder.max_source_positions"),
+        n_audio_state=number("encoder.d_model"),
+        n_audio_head=number("encoder.n_heads"),
+        n_audio_layer=number("encoder.n_layers"),
+        n_text_ctx=number("decoder.max_target_positions"),
+        n_text_state=number("decoder.d_model"),
+        n_text_head=number("decoder.n_heads"),
+        n_text_layer=number("decoder.n_layers"),
+        n_mels=number("encoder.num_mel_bins"),
+    )
     if reason := check_dims(dims):
         raise ValueError(f"its header says {reason}")
     return dims

@@ -138,12 +138,12 @@ def _formed(rows: Floats, form: Form) -> Floats:
     if form in ("int8", "scale"):
         scales = np.abs(rows).max(1, keepdims=True) / np.float32(127)
         scales[scales == 0] = 1
-        return scales if form == "scale" else np.rint(rows / scales)
+        return scales if form == "scale" else np.rint(rows / scales)  # type: ignore[no-any-return]
     if form in ("int8-rows", "factor"):
         largest = np.abs(rows).max(1, keepdims=True)
         largest[largest == 0] = 127
         factors = np.float32(127) / np.maximum(largest, _LEAST)
-        return factors if form == "factor" else np.rint(rows * factors)
+        return factors if form == "factor" else np.rint(rows * factors)  # type: ignore[no-any-return]
     return rows
 
 

@@ -61,7 +61,7 @@ def test_an_export_is_named_after_what_it_is_and_replaces_nothing_unasked(home: 
 
 @pytest.mark.torch
 def test_gguf_for_futo_is_refused_unless_forced(home: Path, tmp_path: Path) -> None:
-    command = ["export", "nano", "--profile", "android-futo", "--format", "gguf", "--outfile", tmp_path / "m.gguf"]
+    command = ["export", "nano", "--profile", "android-futo", "--format", "gguf", "--outfile", str(tmp_path / "m.gguf")]
     done = idiolect(*command, home=home)
     assert done.returncode == 2
     assert "FUTO does not read GGUF" in done.stderr
