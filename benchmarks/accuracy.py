@@ -65,10 +65,9 @@ def main() -> int:
     print(heading("split"))
     kept = True
     for voice in options.voices:
-        said = recordings(voice)
         rows = []
         for split in range(options.splits):
-            rows.append(measure(said, sides([text for _, _, text in said], split)))
+            rows.append(measure(*divided(voice, split)))
             show(voice, split, rows[-1])
         fewer = mean(row.fewer for row in rows)
         heard, spoken = (sum(row.recalled()[i] for row in rows) for i in (1, 2))
@@ -97,12 +96,21 @@ def sides(texts: Sequence[str], split: int) -> list[Side]:
     return [drawn(text) for text in texts]
 
 
-def measure(said: Sequence[tuple[str, Pcm, str]], where: Sequence[Side]) -> Row:
-    """Teach nano the clips that are not held out, and score it and stock on those that are."""
-    held_out = [EvaluationClip(*clip) for clip, at in zip(said, where, strict=True) if at == "held-out"]
-    sources = [
-        Source(*clip, "en", select=at == "select") for clip, at in zip(said, where, strict=True) if at != "held-out"
-    ]
+def divided(voice: str, split: int = 0) -> tuple[list[Source], list[EvaluationClip]]:
+    """A shipped voice's clips to learn from, and those held out."""
+    said = recordings(voice)
+    return parted(said, sides([text for _, _, text in said], split))
+
+
+def parted(said: Sequence[tuple[str, Pcm, str]], where: Sequence[Side]) -> tuple[list[Source], list[EvaluationClip]]:
+    """`divided` by the side that each clip is given."""
+    clips = list(zip(said, where, strict=True))
+    sources = [Source(*clip, "en", select=at == "select") for clip, at in clips if at != "held-out"]
+    return sources, [EvaluationClip(*clip) for clip, at in clips if at == "held-out"]
+
+
+def measure(sources: Sequence[Source], held_out: Sequence[EvaluationClip]) -> Row:
+    """Teach nano the clips, and score it and stock on those that were held out."""
     with tempfile.TemporaryDirectory() as folder:
         base = resolve("nano", Path(folder))
         stock = evaluate(CheckpointTranscriber(base), held_out)

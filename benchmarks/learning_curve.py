@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.accuracy import Row, heading, measure, recordings, show, sides
+from benchmarks.accuracy import Row, heading, measure, parted, recordings, show, sides
 from training.report_html import page
 from training.split import Side
 from training.svg import Line, Point, lines
@@ -55,7 +55,7 @@ def main() -> int:
         rows: dict[str, Row] = {}
         for label in (*options.clips.split(","), ALL):
             kept = chosen(where, None if label == ALL else int(label))
-            rows[label] = measure([said[i] for i in kept], [where[i] for i in kept])
+            rows[label] = measure(*parted([said[i] for i in kept], [where[i] for i in kept]))
             show(voice, label, rows[label])
             missed += [f"{voice}, {label} clips: {reason}" for reason in misses(voice, label, rows[label])]
         points = [
