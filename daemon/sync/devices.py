@@ -1,0 +1,162 @@
+"""The devices that were let in: what each may do, when it was last here, and its token, of which only a hash is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sqlite3
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from idiolect.errors import StoreError, UsageError
+
+READ = "models:read"
+RECORD = "recordings:write"
+ADMIN = "admin"
+SCOPES = (READ, RECORD, ADMIN)
+COMPAT_EXPIRES_S = 90 * 86_400
+
+TOKEN_PREFIX = "idl_"  # so that scanners of logs and repositories can tell what leaked
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS devices (
+    id TEXT PRIMARY KEY, label TEXT NOT NULL, platform TEXT NOT NULL, token_sha256 BLOB UNIQUE NOT NULL,
+    scopes TEXT NOT NULL, compat INTEGER NOT NULL, created_s INTEGER NOT NULL, last_seen_s INTEGER,
+    expires_s INTEGER, revoked_s INTEGER
+) STRICT
+"""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device, as handlers find it in `request["device"]`. Times are seconds since 1970, to the minute at best.
+
+    `compat`: its token may travel over plain HTTP, and only reads.
+    """
+
+    id: str
+    label: str
+    platform: str
+    scopes: frozenset[str]
+    compat: bool
+    created_s: int
+    last_seen_s: int | None = None
+    expires_s: int | None = None
+    revoked_s: int | None = None
+
+    def may(self, scope: str) -> bool:
+        """Whether its token carries `scope`."""
+        return scope in self.scopes
+
+    def is_valid(self, now_s: float) -> bool:
+        """Neither revoked nor expired."""
+        return self.revoked_s is None and (self.expires_s is None or now_s < self.expires_s)
+
+
+class Devices:
+    """The table in the SQLite file `path` (0600). One process at a time: the one that holds the home's lock."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.touch(mode=0o600)
+            path.chmod(0o600)
+            self._db = sqlite3.connect(path, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(_SCHEMA)
+            rows = self._db.execute("SELECT token_sha256, * FROM devices").fetchall()
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(
+                f"the list of devices {path} cannot be read: {error}",
+                "move it away and pair your devices again",
+            ) from error
+        self._by_token: dict[bytes, Device] = {row[0]: _device(row[1:]) for row in rows}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def all(self) -> list[Device]:
+        """Every device ever let in, oldest first."""
+        return sorted(self._by_token.values(), key=lambda device: (device.created_s, device.id))
+
+    def add(self, label: str, platform: str, scopes: frozenset[str], *, compat: bool = False) -> tuple[Device, str]:
+        """Let a device in; gives it and its token, which is told only this once."""
+        token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        now_s = int(time.time())
+        expires_s = now_s + COMPAT_EXPIRES_S if compat else None
+        device = Device(_new_id(), _plain(label), _plain(platform), scopes, compat, now_s, None, expires_s)
+        digest = _digest(token)
+        with self._db:
+            self._db.execute(
+                "INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, NULL)",
+                (device.id, device.label, device.platform, digest, " ".join(sorted(scopes)), compat, now_s, expires_s),
+            )
+        self._by_token[digest] = device
+        return device, token
+
+    def by_token(self, token: str) -> Device | None:
+        """Whose token this is; None for one that is unknown, revoked or expired, all in the same time."""
+        # What is looked up is a digest that a guesser cannot steer, so how long that takes tells nothing.
+        device = self._by_token.get(_digest(token))
+        return device if device is not None and device.is_valid(time.time()) else None
+
+    def seen(self, device: Device) -> None:
+        """Note that it was here, to the minute."""
+        minute_s = int(time.time()) // 60 * 60
+        if device.last_seen_s != minute_s:
+            self._change(replace(device, last_seen_s=minute_s))
+
+    def revoke(self, name: str) -> Device:
+        """Shut the device with this id, or this label where it is the only one. Raises UsageError for no such one."""
+        valid = [device for device in self.all() if device.revoked_s is None]
+        found = [device for device in valid if device.id == name] or [each for each in valid if each.label == name]
+        if len(found) != 1:
+            known = ", ".join(f"{device.id} ({device.label})" for device in valid) or "none"
+            what = f"more than one device is called {name!r}" if found else f"no device is called {name!r}"
+            raise UsageError(what, f"devices that are let in: {known}")
+        revoked = replace(found[0], revoked_s=int(time.time()))
+        self._change(revoked)
+        return revoked
+
+    def _change(self, device: Device) -> None:
+        digest = next(digest for digest, known in self._by_token.items() if known.id == device.id)
+        with self._db:
+            self._db.execute(
+                "UPDATE devices SET last_seen_s = ?, revoked_s = ? WHERE id = ?",
+                (device.last_seen_s, device.revoked_s, device.id),
+            )
+        self._by_token[digest] = device
+
+
+def _device(row: tuple[object, ...]) -> Device:
+    id, label, platform, _, scopes, compat, created_s, last_seen_s, expires_s, revoked_s = row
+    return Device(
+        id=str(id),
+        label=str(label),
+        platform=str(platform),
+        scopes=frozenset(str(scopes).split()),
+        compat=bool(compat),
+        created_s=_seconds(created_s) or 0,
+        last_seen_s=_seconds(last_seen_s),
+        expires_s=_seconds(expires_s),
+        revoked_s=_seconds(revoked_s),
+    )
+
+
+def _seconds(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+
+
+def _new_id() -> str:
+    alphabet = "abcdefghijklmnopqrstuvwxyz234567"
+    return "d-" + "".join(secrets.choice(alphabet) for _ in range(8))
+
+
+def _plain(text: str) -> str:
+    """What a device calls itself, as one short printable line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:40] or "unnamed"
