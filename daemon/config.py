@@ -164,13 +164,21 @@ class Server(_Section):
     """Serve published models."""
 
     bind: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """Address to listen on. 127.0.0.1: this machine only; 0.0.0.0: everybody on your network, without a password."""
+    """Address to listen on. 127.0.0.1: this machine only; 0.0.0.0: the devices that you let in, anywhere on your
+    network (`idiolect pair`)."""
 
     port: Annotated[int, Field(ge=0, le=65_535)] = 8737
     """TCP port. 0: any free one."""
 
     label: Annotated[str, Field(max_length=40)] = ""
     """Name shown to devices. Empty: one that tells nothing about you."""
+
+    plain_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(default=None, examples=[8738])
+    """A second port without encryption, for apps that cannot take this machine's own certificate. It only reads, with
+    tokens of its own (`idiolect pair --plain LABEL`) that whoever listens on your network can use. Unset: none."""
+
+    max_mb_per_s: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+    """Send files at most this fast, in megabytes a second for all devices together. 0: as fast as it goes."""
 
     discovery: bool = True
     """Announce the server on the local network (mDNS, `_idiolect._tcp`)."""

@@ -35,6 +35,10 @@ class Paths:
     cache: Path
     recordings: Path
     """The folder that is watched when the configuration names none."""
+    keys: Path
+    devices_db: Path
+    pairings: Path
+    """The services that this user is paired with, this machine's own among them."""
     models: Path
     """Where `idiolect pull` and `idiolect train` put models."""
 
@@ -122,6 +126,9 @@ def _under(config: Path, state: Path, cache: Path, documents: Path) -> Paths:
         log_file=state / "daemon.log",
         cache=cache,
         recordings=documents / "recordings",
+        keys=state / "keys",
+        devices_db=state / "devices.sqlite3",
+        pairings=state / "pairings",
         models=documents / "models",
     )
 

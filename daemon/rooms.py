@@ -12,6 +12,8 @@ import device_profiles
 from daemon.config import Config
 from daemon.intake.library import Library
 from daemon.paths import Paths
+from daemon.sync.devices import Devices
+from daemon.sync.identity import Identity
 from daemon.sync.releases import ReleaseStore
 from device_profiles import Profile
 from idiolect.errors import ConfigError
@@ -26,6 +28,8 @@ class Rooms:
     config: Config
     library: Library
     store: ReleaseStore
+    identity: Identity
+    devices: Devices
     profiles: Mapping[str, Profile]
 
     @classmethod
@@ -34,11 +38,13 @@ class Rooms:
         """Check the configuration against what exists and open library and store. Raises ConfigError."""
         profiles = _chosen_profiles(paths, config)
         _check_tiers(paths, config)
-        library = Library(paths.library_db)
-        try:
-            yield cls(paths, config, library, ReleaseStore(paths.store), profiles)
-        finally:
-            library.close()
+        with contextlib.ExitStack() as closing:
+            library = Library(paths.library_db)
+            closing.callback(library.close)
+            devices = Devices(paths.devices_db)
+            closing.callback(devices.close)
+            identity = Identity(paths.keys)
+            yield cls(paths, config, library, ReleaseStore(paths.store, identity.id), identity, devices, profiles)
 
     @staticmethod
     def check(paths: Paths, config: Config) -> None:

@@ -23,7 +23,8 @@ from daemon.rooms import Rooms
 from daemon.status import describe
 from daemon.sync.control import ControlServer
 from daemon.sync.discovery import Advertisement
-from daemon.sync.server import Server
+from daemon.sync.household import Household
+from daemon.sync.server import Door, Server
 from daemon.work import conditions, runs
 from daemon.work.jobs import PIPELINE
 from daemon.work.machine import Machine
@@ -77,6 +78,7 @@ class Daemon:
         self._warnings: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: Server | None = None
+        self._household: Household | None = None
         self._advertisement: Advertisement | None = None
 
     def run(self) -> None:
@@ -207,13 +209,18 @@ class Daemon:
 
     async def _serve_devices(self, settings: ServerSettings, closing: contextlib.AsyncExitStack) -> None:
         store = self._rooms.store
-        self._server = Server(store, settings.label, settings.bind, settings.port)
+        door = Door(settings.label, settings.bind, settings.port, settings.plain_port, settings.max_mb_per_s * 1e6)
+        self._server = Server(store, self._rooms.identity, self._rooms.devices, door)
         closing.push_async_callback(self._server.stop)
         found = await self._server.start()
-        self._urls = [f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for host, port in found]
+        self._urls = [f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}" for host, port in found]
+        self._household = Household(self._rooms, self._server, self._urls)
+        self._household.pair_this_computer()
         self._on_event("serving", {"urls": self._urls})
         if settings.discovery:
-            self._advertisement = Advertisement(store.repo, settings.label, settings.bind, found[0][1], store.version)
+            self._advertisement = Advertisement(
+                store.repo, settings.label, settings.bind, found[0][1], store.version, plain_port=settings.plain_port
+            )
             closing.push_async_callback(self._advertisement.stop)
             self._spawn(self._advertise(self._advertisement))
 
@@ -311,6 +318,8 @@ class Daemon:
             if not isinstance(tier, str | None):
                 raise UsageError(f"tier {tier!r} is no name", "name one of [training] tiers")
             return self._train_now(tier)
+        if command in {"devices", "revoke", "pair"}:
+            return self._served().command(command, arguments)
         if command == "rescan":
             await self._intake.rescan()
         if command == "stop":
@@ -318,6 +327,11 @@ class Daemon:
         if command == "reload":
             self.reload()
         return self.status()
+
+    def _served(self) -> Household:
+        if self._household is None:
+            raise UsageError("nothing is served here", "switch it on: [server] enabled = true in config.toml")
+        return self._household
 
     def _train_now(self, tier: str | None) -> dict[str, Any]:
         tiers = [tier] if tier else list(self._config.training.tiers)

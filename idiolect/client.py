@@ -7,17 +7,21 @@ import functools
 import hashlib
 import ipaddress
 import queue
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idiolect import connection as connections
 from idiolect import fetch, wire
+from idiolect.connection import Connection
 from idiolect.errors import ServiceNotFound, SyncError, TransferFailed, VerificationFailed
 from idiolect.files import free_bytes
 from idiolect.install import Place, State, Version
+from idiolect.pairing import Pairing, Pairings
 from idiolect.wire import Artifact, ArtifactFile, Manifest, Release
 
 if TYPE_CHECKING:
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
 SETTLE_S = 1.0  # after the first service, so that a second one in the same house is seen too
 
 FIND_S = 5.0
+KNOWN_ADDRESS_S = 3.0
+"""How long the addresses of last time may take before the network is asked."""
+BROWSE_STEP_S = 0.2
+ASK_MS = 1000
 
 OnProgress = Callable[[int, int], None]
 
@@ -58,6 +66,21 @@ class Pulled:
 def find(timeout_s: float = FIND_S, wanted: str = "") -> list[Service]:
     """The services on the local network, by label. Ends early with the `wanted` one (an id or a label), or without
     such a wish one second after the first. Raises ServiceNotFound where the network cannot be asked."""
+    found: dict[str, Service] = {}
+    deadline = time.monotonic() + timeout_s
+    for service in browse(lambda: time.monotonic() < deadline):  # noqa: B023 (it is meant to see the deadline move)
+        found[service.id] = service
+        if wanted in {service.id, service.label}:
+            return [service]
+        if not wanted:
+            deadline = min(deadline, time.monotonic() + SETTLE_S)
+    return sorted((service for service in found.values() if not wanted), key=lambda service: service.label)
+
+
+def browse(is_wanted: Callable[[], bool]) -> Iterator[Service]:
+    """Services on the local network as they are seen, while `is_wanted`. Several may claim one id: it is a hint.
+
+    Raises ServiceNotFound where the network cannot be asked."""
     from zeroconf import Error, InterfaceChoice, ServiceBrowser, ServiceStateChange, Zeroconf
 
     names: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -66,39 +89,30 @@ def find(timeout_s: float = FIND_S, wanted: str = "") -> list[Service]:
         if state_change is not ServiceStateChange.Removed:
             names.put(name)
 
-    found: dict[str, Service] = {}
-    deadline = time.monotonic() + timeout_s
     try:
         with contextlib.closing(Zeroconf(interfaces=InterfaceChoice.All)) as zeroconf:
             ServiceBrowser(zeroconf, wire.SERVICE_TYPE, handlers=[seen])
-            while (left_s := deadline - time.monotonic()) > 0:
+            while is_wanted():
                 with contextlib.suppress(queue.Empty):
-                    name = names.get(timeout=left_s)
-                    info = zeroconf.get_service_info(wire.SERVICE_TYPE, name, timeout=round(min(left_s, 3.0) * 1000))
+                    name = names.get(timeout=BROWSE_STEP_S)
+                    info = zeroconf.get_service_info(wire.SERVICE_TYPE, name, timeout=ASK_MS)
                     if info is None:
                         names.put(name)  # nobody answered that question, but the browser tells a name only once
-                        continue
-                    service = _service(info)
-                    if service is None:
-                        continue
-                    found[service.id] = service
-                    if wanted in {service.id, service.label}:
-                        return [service]
-                    if not wanted:
-                        deadline = min(deadline, time.monotonic() + SETTLE_S)
+                    elif service := _service(info):
+                        yield service
     except (OSError, RuntimeError, Error) as error:
         raise ServiceNotFound(
             f"cannot look for services on this network: {error}",
-            "give its address instead: idiolect pull --url http://ADDRESS:8737",
+            "give its address instead: idiolect pull --url https://ADDRESS:8737",
         ) from error
-    return sorted((service for service in found.values() if not wanted), key=lambda service: service.label)
 
 
 class Client:
     """Keeps the newest model for device profile `profile` in the folder `into`.
 
-    `url` is the service's address; without it the service is found by itself: the one pulled from before, else the
-    `service` (id or label), else the only one there is.
+    The service is the one that `pairing` is with, else the `service` (id or label) among those this user is paired
+    with, else the one pulled from before, else the only one. It is reached at `url`, else where it was last, else
+    where the network finds it; wherever that is, it has to show the key it was paired with.
     """
 
     def __init__(
@@ -107,6 +121,7 @@ class Client:
         profile: str,
         *,
         url: str | None = None,
+        pairing: Pairing | None = None,
         service: str = "",
         channel: str = "stable",
         timeout_s: float = 10.0,
@@ -114,6 +129,8 @@ class Client:
         self._place = Place(Path(into))
         self._profile = profile
         self._url = url.rstrip("/") if url else None
+        self._pairing = pairing
+        self._pairings = Pairings()
         self._service = service
         self._channel = channel
         self._timeout_s = timeout_s
@@ -122,17 +139,20 @@ class Client:
         """Bring the folder up to date; `on_progress(done, total)` counts the bytes of the files.
 
         What was there stays in use until all of the new was verified, and after that as the previous version. Raises
-        ServiceNotFound, TransferFailed, VerificationFailed, SyncError (nothing offered), UsageError (foreign folder).
+        NotPaired, ServiceNotFound, TransferFailed, VerificationFailed, SyncError (nothing offered), UsageError (foreign
+        folder).
         """
         with self._place.locked():
             state, installed = self._place.load(), self._place.installed()
             current = installed is not None and installed.profile == state.profile == self._profile
             etag = state.etag if current and state.channel == self._channel else ""
-            url, reply, repo = self._ask(state, etag)
+            pairing = self._pairing or self._pairings.choose(self._service or state.repo, self._url or "")
+            connection = self._reach(pairing, state)
+            reply, url = self._ask(connection, etag), connection.url
             if reply.status == 304 and installed and etag:
                 _refuse_expired(state.expires, url)
                 return self._pulled(installed, state.model_copy(update={"url": url}), changed=False)
-            manifest = self._verified(reply, state, url, repo)
+            manifest = self._verified(reply, state, url, pairing.id)
             state = state.model_copy(
                 update={
                     "repo": manifest.repo,
@@ -156,43 +176,42 @@ class Client:
             missing = [file for file in artifact.files if not self._place.has(file)]
             changed = bool(missing) or version != installed
             if changed:
-                self._download(url, missing, version, on_progress or (lambda *_: None))
+                self._download(connection, missing, version, on_progress or (lambda *_: None))
                 state = state.model_copy(update={"previous": self._put(version, artifact.files)})
             state = state.model_copy(update={"etag": reply.etag})
             self._place.save(state)
             return self._pulled(version, state, changed=changed)
 
-    def _ask(self, state: State, etag: str) -> tuple[str, fetch.Reply, str]:
-        """The first address that answers, its manifest, and the id that the manifest must have, "" for any."""
-        wanted = self._service or state.repo
-        service = None if self._url else self._found(wanted)
-        urls = [self._url] if self._url else [*(service.urls if service else ()), *([state.url] if state.url else ())]
-        failure: SyncError = ServiceNotFound(
-            f"no idiolect service{wanted and ' ' + wanted} answered on this network",
-            "is `idiolect run` running, in the same network? Else give its address: --url http://ADDRESS:8737",
-        )
-        for url in dict.fromkeys(urls):
+    def _reach(self, pairing: Pairing, state: State) -> Connection:
+        """The service at an address where it has just shown its key."""
+        connection = pairing.connection()
+        if self._url:
+            return connection.at(self._url)
+        last = [state.url] if state.repo == pairing.id and state.url else []
+        try:
+            found = connections.reach(connection, [*last, *pairing.urls], min(KNOWN_ADDRESS_S, self._timeout_s))
+        except (ServiceNotFound, TransferFailed, VerificationFailed) as failure:
+            done, deadline = threading.Event(), time.monotonic() + min(self._timeout_s, FIND_S)
+            announced = browse(lambda: not done.is_set() and time.monotonic() < deadline)
+            urls = (url for service in announced if service.id == pairing.id for url in service.urls)
             try:
-                reply = fetch.get(
-                    url, "/v1/manifest", limit_bytes=wire.MAX_MANIFEST_BYTES, timeout_s=self._timeout_s, etag=etag
-                )
-            except (TransferFailed, VerificationFailed) as error:
-                failure = error
-                continue
-            if reply.status in {200, 304}:
-                return url, reply, state.repo or (service.id if service else "")
-            failure = TransferFailed(f"{url} answers {reply.status}: {reply.detail or 'no manifest'}")
-        raise failure
+                found = connections.reach(connection, urls, self._timeout_s, done)
+            except ServiceNotFound:
+                raise failure from None
+        if self._pairing is None and pairing.urls[:1] != (found.url,):
+            self._pairings.save(pairing.known_at(found.url))
+        return found
 
-    def _found(self, wanted: str) -> Service | None:
-        services = find(min(self._timeout_s, FIND_S), wanted)
-        if len(services) > 1:
-            names = ", ".join(f"{service.label} ({service.id})" for service in services)
-            raise ServiceNotFound(
-                f"there is more than one service: {names}",
-                "choose one by its label or id (--service), or by its address (--url)",
-            )
-        return services[0] if services else None
+    def _ask(self, connection: Connection, etag: str) -> fetch.Reply:
+        """The manifest, or 304 where it still is the one with `etag`."""
+        reply = fetch.get(
+            connection, "/v1/manifest", limit_bytes=wire.MAX_MANIFEST_BYTES, timeout_s=self._timeout_s, etag=etag
+        )
+        if reply.status in {401, 403}:
+            raise fetch.no_longer_let_in(connection.url)
+        if reply.status not in {200, 304}:
+            raise TransferFailed(f"{connection.url} answers {reply.status}: {reply.detail or 'no manifest'}")
+        return reply
 
     def _verified(self, reply: fetch.Reply, state: State, url: str, repo: str) -> Manifest:
         try:
@@ -221,14 +240,16 @@ class Client:
             )
         return found
 
-    def _download(self, url: str, missing: list[ArtifactFile], version: Version, on_progress: OnProgress) -> None:
+    def _download(
+        self, connection: Connection, missing: list[ArtifactFile], version: Version, on_progress: OnProgress
+    ) -> None:
         self._place.keep_only_parts(missing)
         self._refuse_full_disk(missing)
         total = sum(version.files.values())
         done = total - sum(file.size_bytes for file in missing)
         for file in missing:
             tell = functools.partial(_add, on_progress, done, total)
-            fetch.download(url, file, self._place.part(file), timeout_s=self._timeout_s, on_bytes=tell)
+            fetch.download(connection, file, self._place.part(file), timeout_s=self._timeout_s, on_bytes=tell)
             done += file.size_bytes
         on_progress(total, total)
 
@@ -287,7 +308,7 @@ def _service(info: ServiceInfo) -> Service | None:
     for text in info.parsed_addresses():
         address = ipaddress.ip_address(text)
         if not address.is_link_local:  # its interface is not told
-            urls.append(f"http://[{text}]:{info.port}" if address.version == 6 else f"http://{text}:{info.port}")
-    if not urls or not wire.is_repo_id(repo):
+            urls.append(f"https://[{text}]:{info.port}" if address.version == 6 else f"https://{text}:{info.port}")
+    if not urls or not wire.is_repo_id(repo) or texts.get("tls") != "1":
         return None
     return Service(repo, info.get_name(), tuple(urls), int(version) if version.isdecimal() else 0)

@@ -23,6 +23,8 @@ from idiolect.errors import ServiceNotFound, SyncError, TransferFailed, UsageErr
 
 FIXED_HEADERS = {"Accept-Encoding": "identity", "Connection": "close", "User-Agent": "idiolect"}
 
+_Event = tuple[str, str, SyncError | None]
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -89,17 +91,20 @@ def shown_key(url: str, timeout_s: float) -> bytes:
         connection.connect()
         return connection.spki
     except OSError as error:
-        raise TransferFailed(f"{url} does not answer: {error}", "is `idiolect run` running there?") from error
+        raise no_answer(url, error) from error
     finally:
         connection.close()
 
 
-def reach(connection: Connection, urls: Iterable[str], timeout_s: float) -> Connection:
+def reach(
+    connection: Connection, urls: Iterable[str], timeout_s: float, done: threading.Event | None = None
+) -> Connection:
     """`connection` at the first of `urls` where its key answers; all are tried at once, as `urls` brings them forth.
 
-    Raises the last failure, or ServiceNotFound where there is no address at all.
+    `done` is set at the end: whatever `urls` waits for may then stop waiting. Raises the last failure, or
+    ServiceNotFound where there is no address at all.
     """
-    events: queue.SimpleQueue[tuple[str, str, SyncError | None]] = queue.SimpleQueue()
+    events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
 
     def collect() -> None:
         failure = None
@@ -114,21 +119,18 @@ def reach(connection: Connection, urls: Iterable[str], timeout_s: float) -> Conn
         events.put(("tried", url, _failure(connection.at(url), timeout_s)))
 
     _start(collect)
-    seen: set[str] = set()
-    waiting_for = 1
-    last: SyncError = ServiceNotFound("no address of the service is known", "give one: --url https://ADDRESS:8737")
-    while waiting_for:
-        what, url, failure = events.get()
-        if what == "tried" and failure is None:
-            return connection.at(url)
-        if what != "found":
-            waiting_for -= 1
-            last = failure or last
-        elif url not in seen:
-            seen.add(url)
-            waiting_for += 1
-            _start(attempt, url)
-    raise last
+    try:
+        return connection.at(_first_reached(events, lambda url: _start(attempt, url)))
+    finally:
+        if done is not None:
+            done.set()
+
+
+def no_answer(url: str, error: Exception) -> TransferFailed:
+    """What to tell the user of a connection that broke with `error`."""
+    return TransferFailed(
+        f"{url} does not answer: {error or type(error).__name__}", "is `idiolect run` running there, in this network?"
+    )
 
 
 def split(url: str) -> SplitResult:
@@ -138,6 +140,24 @@ def split(url: str) -> SplitResult:
         if target.scheme == "https" and target.hostname and target.port != 0:
             return target
     raise UsageError(f"{url!r} is not the address of a service", "expected something like https://192.168.1.20:8737")
+
+
+def _first_reached(events: queue.SimpleQueue[_Event], start: Callable[[str], None]) -> str:
+    seen: set[str] = set()
+    waiting_for = 1
+    last: SyncError = ServiceNotFound("no address of the service is known", "give one: --url https://ADDRESS:8737")
+    while waiting_for:
+        what, url, failure = events.get()
+        if what == "tried" and failure is None:
+            return url
+        if what != "found":
+            waiting_for -= 1
+            last = failure or last
+        elif url not in seen:
+            seen.add(url)
+            waiting_for += 1
+            start(url)
+    raise last
 
 
 class _Pinned(http.client.HTTPSConnection):
@@ -155,7 +175,7 @@ class _Pinned(http.client.HTTPSConnection):
         if self._pin is not None and not hmac.compare_digest(pin_of(self.spki), self._pin):
             self.close()
             raise VerificationFailed(
-                f"another machine answers at {self.host}:{self.port}: its key is not the one this device was paired with",
+                f"another machine answers at {self.host}:{self.port}: it does not have the key pinned at pairing",
                 "nothing was sent to it; if that computer was set up anew, pair again (`idiolect pair` there)",
             )
 
@@ -183,7 +203,7 @@ def _failure(connection: Connection, timeout_s: float) -> SyncError | None:
     try:
         connection.check(timeout_s)
     except OSError as error:
-        return TransferFailed(f"{connection.url} does not answer: {error}", "is `idiolect run` running there?")
+        return no_answer(connection.url, error)
     except SyncError as error:
         return error
     except UsageError as error:

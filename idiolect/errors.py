@@ -18,6 +18,7 @@ IdiolectError
 ├── StoreError             the release store refused a change
 └── SyncError              talking to an idiolect service failed
     ├── ServiceNotFound    nobody answered on the network
+    ├── NotPaired          the service does not know this device, or this device no such service
     ├── TransferFailed     the connection broke, or the server said no
     └── VerificationFailed what arrived is not what was promised
 """
@@ -120,6 +121,10 @@ class SyncError(IdiolectError):
 
 class ServiceNotFound(SyncError):
     pass
+
+
+class NotPaired(SyncError):
+    exit_code = 6
 
 
 class TransferFailed(SyncError):

@@ -1,4 +1,4 @@
-"""Reading from an idiolect service over HTTP: bounded, resumed, verified. Standard library only."""
+"""Reading from an idiolect service: bounded, resumed, verified."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
 
-from idiolect.errors import TransferFailed, UsageError, VerificationFailed
+from idiolect.connection import Connection, no_answer
+from idiolect.errors import NotPaired, TransferFailed, VerificationFailed
 from idiolect.files import CHUNK_BYTES, sha256_file
 from idiolect.wire import ArtifactFile
 
@@ -38,26 +38,30 @@ class Reply:
         return ""
 
 
-def get(url: str, path: str, *, limit_bytes: int, timeout_s: float, etag: str = "") -> Reply:
+def get(connection: Connection, path: str, *, limit_bytes: int, timeout_s: float, etag: str = "") -> Reply:
     """GET a short document: at most `limit_bytes` in at most `timeout_s`, or 304 where it still has `etag`.
 
     Raises TransferFailed, or VerificationFailed where the answer is too large.
     """
     deadline = time.monotonic() + timeout_s
-    with _response(url, path, {"If-None-Match": etag} if etag else {}, timeout_s) as response:
+    with _response(connection, path, {"If-None-Match": etag} if etag else {}, timeout_s) as response:
         body, length = b"", response.length
         while len(body) <= limit_bytes and (chunk := response.read1(limit_bytes)):
             body += chunk
             if time.monotonic() > deadline:
-                raise TransferFailed(f"{url} did not finish its answer within {timeout_s:.0f} s")
+                raise TransferFailed(f"{connection.url} did not finish its answer within {timeout_s:.0f} s")
         if len(body) > limit_bytes:
-            raise VerificationFailed(f"{url}{path} has more than {limit_bytes} bytes", "this is no idiolect service")
+            raise VerificationFailed(
+                f"{connection.url}{path} has more than {limit_bytes} bytes", "this is no idiolect service"
+            )
         if length is not None and len(body) < length:
-            raise TransferFailed(f"{url} ended its answer early")
+            raise TransferFailed(f"{connection.url} ended its answer early")
         return Reply(response.status, body, response.headers.get("ETag", ""))
 
 
-def download(url: str, file: ArtifactFile, part: Path, *, timeout_s: float, on_bytes: OnBytes | None = None) -> None:
+def download(
+    connection: Connection, file: ArtifactFile, part: Path, *, timeout_s: float, on_bytes: OnBytes | None = None
+) -> None:
     """Make `part` the whole of `file`, continuing what it holds; `on_bytes` is told its size as it grows.
 
     A connection that breaks, or brings nothing for `timeout_s`, is taken up again where it ended, until six tries in a
@@ -66,7 +70,7 @@ def download(url: str, file: ArtifactFile, part: Path, *, timeout_s: float, on_b
     """
     for _ in range(2):
         resumed = part.exists() and part.stat().st_size > 0
-        _complete(url, file, part, timeout_s, on_bytes or (lambda _: None))
+        _complete(connection, file, part, timeout_s, on_bytes or (lambda _: None))
         if sha256_file(part) == file.sha256:
             _check_magic(file, part)
             return
@@ -74,8 +78,15 @@ def download(url: str, file: ArtifactFile, part: Path, *, timeout_s: float, on_b
         if not resumed:
             break
     raise VerificationFailed(
-        f"{file.path} from {url} does not have the SHA-256 that the manifest promises",
+        f"{file.path} from {connection.url} does not have the SHA-256 that the manifest promises",
         "it was thrown away and the model you have is untouched; try again, and if it stays so, look at that machine",
+    )
+
+
+def no_longer_let_in(url: str) -> NotPaired:
+    """What a refused token means."""
+    return NotPaired(
+        f"{url} no longer lets this device in", "its user can let it in again: `idiolect pair` there, then pair here"
     )
 
 
@@ -83,7 +94,7 @@ class _Broken(Exception):
     """The connection ended before the answer did, or the service asks to come back later."""
 
 
-def _complete(url: str, file: ArtifactFile, part: Path, timeout_s: float, on_bytes: OnBytes) -> None:
+def _complete(connection: Connection, file: ArtifactFile, part: Path, timeout_s: float, on_bytes: OnBytes) -> None:
     """Bring `part` to the size of `file`."""
     failures = 0
     part.touch()
@@ -93,7 +104,7 @@ def _complete(url: str, file: ArtifactFile, part: Path, timeout_s: float, on_byt
             part.touch()
             have = 0
         try:
-            _receive(url, file, part, have, timeout_s, on_bytes)
+            _receive(connection, file, part, have, timeout_s, on_bytes)
         except _Broken as error:
             failures = 0 if part.stat().st_size > have else failures + 1
             if failures == TRIES:
@@ -104,10 +115,13 @@ def _complete(url: str, file: ArtifactFile, part: Path, timeout_s: float, on_byt
             time.sleep(BACKOFF_S * 2**failures * random.uniform(0.5, 1.0))
 
 
-def _receive(url: str, file: ArtifactFile, part: Path, have: int, timeout_s: float, on_bytes: OnBytes) -> None:
+def _receive(
+    connection: Connection, file: ArtifactFile, part: Path, have: int, timeout_s: float, on_bytes: OnBytes
+) -> None:
+    url = connection.url
     etag = f'"sha256:{file.sha256}"'
     headers = {"Range": f"bytes={have}-", "If-Range": etag} if have else {}
-    with _response_or_broken(url, f"/v1/blobs/sha256:{file.sha256}", headers, timeout_s) as response:
+    with _response_or_broken(connection, f"/v1/blobs/sha256:{file.sha256}", headers, timeout_s) as response:
         if response.status == 416:
             os.truncate(part, 0)
         start = _start(url, file, have, response)
@@ -133,6 +147,8 @@ def _start(url: str, file: ArtifactFile, have: int, response: http.client.HTTPRe
     """Where the answer's bytes belong: at `have`, or at 0 where the service sends the whole file."""
     if response.status in {416, 429} or response.status >= 500:
         raise _Broken(f"{url} answers {response.status}")
+    if response.status in {401, 403}:
+        raise no_longer_let_in(url)
     if response.status not in {200, 206}:
         raise TransferFailed(
             f"{url} answers {response.status} for {file.path}",
@@ -183,34 +199,21 @@ def _check_magic(file: ArtifactFile, part: Path) -> None:
 
 @contextlib.contextmanager
 def _response_or_broken(
-    url: str, path: str, headers: dict[str, str], timeout_s: float
+    connection: Connection, path: str, headers: dict[str, str], timeout_s: float
 ) -> Iterator[http.client.HTTPResponse]:
-    target = _split(url)
-    kind = http.client.HTTPSConnection if target.scheme == "https" else http.client.HTTPConnection
-    connection = kind(target.hostname or "", target.port, timeout=timeout_s)
-    fixed = {"Accept-Encoding": "identity", "Connection": "close", "User-Agent": "idiolect"}
     try:
-        connection.request("GET", target.path.rstrip("/") + path, headers=fixed | headers)
-        with connection.getresponse() as response:
+        with connection.request(path, headers=headers, timeout_s=timeout_s) as response:
             yield response
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
-    finally:
-        connection.close()
 
 
 @contextlib.contextmanager
-def _response(url: str, path: str, headers: dict[str, str], timeout_s: float) -> Iterator[http.client.HTTPResponse]:
+def _response(
+    connection: Connection, path: str, headers: dict[str, str], timeout_s: float
+) -> Iterator[http.client.HTTPResponse]:
     try:
-        with _response_or_broken(url, path, headers, timeout_s) as response:
+        with _response_or_broken(connection, path, headers, timeout_s) as response:
             yield response
     except _Broken as error:
-        raise TransferFailed(f"{url} does not answer: {error}", "is `idiolect run` running there?") from error
-
-
-def _split(url: str) -> SplitResult:
-    with contextlib.suppress(ValueError):
-        target = urlsplit(url)
-        if target.scheme in {"http", "https"} and target.hostname and target.port != 0:
-            return target
-    raise UsageError(f"{url!r} is not the address of a service", "expected something like http://192.168.1.20:8737")
+        raise no_answer(connection.url, error) from error

@@ -11,18 +11,31 @@ import base64
 import logging
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from aiohttp import web
 
+from daemon.sync.guard import DEVICE
+from daemon.sync.limits import Bandwidth, Slots
 from idiolect.files import CHUNK_BYTES
 from idiolect.wire import ArtifactFile
 
 STALL_S = 30.0
+STREAMS_PER_DEVICE = 2
+STREAMS = 4
 
 _log = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many files are sent at once, to each device and in all, and how fast."""
+
+    slots: Slots
+    bandwidth: Bandwidth
 
 
 def parse_range(header: str, size_bytes: int) -> tuple[int, int] | None:
@@ -40,8 +53,8 @@ def parse_range(header: str, size_bytes: int) -> tuple[int, int] | None:
     return (first, min(last + 1, size_bytes)) if last >= first else None
 
 
-async def serve(request: web.Request, path: Path, file: ArtifactFile) -> web.StreamResponse:
-    """Answer a GET or HEAD for the file at `path`: 200, 206, 304 or 416."""
+async def serve(request: web.Request, path: Path, file: ArtifactFile, pace: Pace) -> web.StreamResponse:
+    """Answer a GET or HEAD for the file at `path`: 200, 206, 304, 416, or 503 where too many are being sent."""
     etag = f'"sha256:{file.sha256}"'
     headers = {
         "ETag": etag,
@@ -62,12 +75,16 @@ async def serve(request: web.Request, path: Path, file: ArtifactFile) -> web.Str
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{file.size_bytes}"
     response = web.StreamResponse(status=status, headers=headers)
     response.content_length = end - first
-    with await asyncio.to_thread(path.open, "rb") as source:
+    if request.method == "HEAD":
+        await response.prepare(request)
+        return response
+    with pace.slots.taken(request[DEVICE].id) as free, await asyncio.to_thread(path.open, "rb") as source:
+        if not free:
+            raise web.HTTPServiceUnavailable(text="too many files are being sent already", headers={"Retry-After": "2"})
         if os.fstat(source.fileno()).st_size != file.size_bytes:
             raise OSError(f"{path} does not have the {file.size_bytes} bytes it was published with")
         await response.prepare(request)
-        if request.method != "HEAD":
-            await _send(request, response, source, first, end)
+        await _send(request, response, source, (first, end), pace.bandwidth)
     return response
 
 
@@ -84,13 +101,21 @@ def _asked_range(request: web.Request, etag: str, size_bytes: int) -> tuple[int,
     return parse_range(ranges[0], size_bytes)
 
 
-async def _send(request: web.Request, response: web.StreamResponse, source: BinaryIO, first: int, end: int) -> None:
+async def _send(
+    request: web.Request,
+    response: web.StreamResponse,
+    source: BinaryIO,
+    span: tuple[int, int],
+    bandwidth: Bandwidth,
+) -> None:
+    first, end = span
     source.seek(first)
     try:
         while first < end:
             chunk = await asyncio.to_thread(source.read, min(CHUNK_BYTES, end - first))
             if not chunk:
                 raise OSError("the file became shorter while it was sent")
+            await bandwidth.take(len(chunk))
             async with asyncio.timeout(STALL_S):
                 await response.write(chunk)
             first += len(chunk)

@@ -1,4 +1,4 @@
-"""The devices that were let in: what each may do, when it was last here, and its token, of which only a hash is kept."""
+"""The devices that were let in: what each may do, when it was last here, and the hash of its token."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS devices (
 
 @dataclass(frozen=True)
 class Device:
-    """One device, as handlers find it in `request["device"]`. Times are seconds since 1970, to the minute at best.
+    """One device, as handlers find it in `request[DEVICE]`. Times are seconds since 1970, to the minute at best.
 
     `compat`: its token may travel over plain HTTP, and only reads.
     """

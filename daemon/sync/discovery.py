@@ -49,7 +49,10 @@ def label_or_default(label: str, repo: str) -> str:
 class Advertisement:
     """Announces a server that is bound to `bind` and listens on `port`. What fails here is a warning, never an end."""
 
-    def __init__(self, repo: str, label: str, bind: str, port: int, version: int) -> None:
+    def __init__(
+        self, repo: str, label: str, bind: str, port: int, version: int, *, plain_port: int | None = None
+    ) -> None:
+        self._plain_port = plain_port
         self._repo = repo
         self._label = label_or_default(label, repo)
         self._bind = bind
@@ -96,7 +99,7 @@ class Advertisement:
             await self._withdraw()
             warning = (
                 f"cannot announce the service on the network ({type(error).__name__}: {error}); "
-                "devices can still pull with its address: idiolect pull --url http://ADDRESS:PORT"
+                "devices can still pull with its address: idiolect pull --url https://ADDRESS:PORT"
             )
             _log.warning("%s", warning)
             return warning
@@ -126,10 +129,14 @@ class Advertisement:
             SERVICE_TYPE,
             name,
             port=self._port,
-            properties={"txtvers": "1", "id": self._repo, "api": str(API_VERSION), "mv": str(self._version)},
+            properties=self._texts(),
             server=f"{self._repo}.local.",
             parsed_addresses=self._addresses,
         )
+
+    def _texts(self) -> dict[str, str]:
+        texts = {"txtvers": "1", "id": self._repo, "api": str(API_VERSION), "mv": str(self._version), "tls": "1"}
+        return texts | ({"hp": str(self._plain_port)} if self._plain_port else {})
 
 
 def _failures() -> tuple[type[Exception], ...]:

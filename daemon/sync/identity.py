@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import ssl
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -33,8 +34,6 @@ class Identity:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
         self._key = self._load_or_make()
-        self._addresses: tuple[str, ...] | None = None
-        self._renew_at = datetime.datetime.now(datetime.UTC)
 
     @cached_property
     def spki(self) -> bytes:
@@ -53,25 +52,10 @@ class Identity:
         """The name that follows from the key: 12 base32 characters."""
         return id_of(self.spki)
 
-    def context(self) -> ssl.SSLContext:
-        """TLS 1.2 or newer for a server; `renew` gives it a certificate."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        return context
-
-    def renew(self, context: ssl.SSLContext, addresses: Sequence[str]) -> bool:
-        """Give `context` a certificate for `addresses`, if it has none for just those or an old one.
-
-        New connections see it at once, those that are open go on. True where one was made.
-        """
-        now = datetime.datetime.now(datetime.UTC)
-        if self._addresses == tuple(addresses) and now < self._renew_at:
-            return False
-        write_bytes(self._certificate_file, self._certificate(addresses, now), mode=0o600)
-        context.load_cert_chain(self._certificate_file, self._key_file)
-        self._addresses, self._renew_at = tuple(addresses), now + VALID_FOR - RENEW_BEFORE
-        return True
+    def certify(self, addresses: Sequence[str]) -> tuple[Path, Path]:
+        """Make a certificate for `addresses`, from now on; gives its file and the key's."""
+        write_bytes(self._certificate_file, self._certificate(addresses), mode=0o600)
+        return self._certificate_file, self._key_file
 
     def _load_or_make(self) -> EllipticCurvePrivateKey:
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -99,12 +83,13 @@ class Identity:
             "put it back from a backup, or move it away: a new one is made and every device has to be paired again",
         )
 
-    def _certificate(self, addresses: Sequence[str], now: datetime.datetime) -> bytes:
+    def _certificate(self, addresses: Sequence[str]) -> bytes:
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.serialization import Encoding
         from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+        now = datetime.datetime.now(datetime.UTC)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"idiolect {self.id}")])
         names: list[x509.GeneralName] = [x509.DNSName(f"{self.id}.local")]
         names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
@@ -122,3 +107,26 @@ class Identity:
             .sign(self._key, hashes.SHA256())
         )
         return certificate.public_bytes(Encoding.PEM)
+
+
+class ServerTls:
+    """TLS 1.2 or newer as `identity`; `renew` gives it a certificate before the first connection."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.set_alpn_protocols(["http/1.1"])
+        self._identity = identity
+        self._addresses: tuple[str, ...] | None = None
+        self._renew_at_s = 0.0
+
+    def renew(self, addresses: Sequence[str]) -> bool:
+        """Take a certificate for `addresses`, unless it has one for just those that is not old. True where it did.
+
+        New connections see it at once, those that are open go on.
+        """
+        if self._addresses == tuple(addresses) and time.time() < self._renew_at_s:
+            return False
+        self.context.load_cert_chain(*self._identity.certify(addresses))
+        self._addresses, self._renew_at_s = tuple(addresses), time.time() + (VALID_FOR - RENEW_BEFORE).total_seconds()
+        return True

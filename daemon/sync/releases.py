@@ -63,10 +63,12 @@ class Published:
 
 
 class ReleaseStore:
-    """The store in folder `root`. Nothing is written before it is needed. Raises StoreError where it is damaged."""
+    """The store in folder `root`, with the id `repo` (default: a random one) where it is new. Nothing is written before
+    it is needed. Raises StoreError where it is damaged."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, repo: str = "") -> None:
         self._root = root
+        self._new_repo = repo
         self._lock = threading.Lock()
         self._published = self._load()
 
@@ -94,7 +96,8 @@ class ReleaseStore:
         if not path.exists():
             self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
             alphabet = "abcdefghijklmnopqrstuvwxyz234567"
-            write_text(path, "".join(secrets.choice(alphabet) for _ in range(12)) + "\n", mode=0o600)
+            made = self._new_repo or "".join(secrets.choice(alphabet) for _ in range(12))
+            write_text(path, made + "\n", mode=0o600)
         return path.read_text().strip()
 
     def blob(self, sha256: str) -> Path | None:

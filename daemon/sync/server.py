@@ -1,85 +1,142 @@
-"""What devices on the network ask: who is there, which models, and the models' files. Reading only."""
+"""What devices on the network ask: who is there, to be let in, which models, and the models' files."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
-import ipaddress
-import json
-import logging
 import re
 import socket
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from aiohttp import web
 
-from daemon.sync import blobs
+from daemon.sync import blobs, guard
+from daemon.sync.devices import READ, Device, Devices
 from daemon.sync.discovery import addresses, label_or_default
+from daemon.sync.guard import Guard, Route
+from daemon.sync.identity import Identity, ServerTls
+from daemon.sync.limits import Bandwidth, Slots, neighbour
+from daemon.sync.listener import Listener
+from daemon.sync.pairing import PairingDesk, Refusal
 from daemon.sync.releases import Published, ReleaseStore
-from idiolect import wire
+from idiolect import pairing, wire
 from idiolect.errors import ConfigError, StoreError
 
 KEEPALIVE_S = 20.0
-LONGEST_WAIT_S = 25.0
+LONGEST_WAIT_S = pairing.LONG_POLL_S
+ADDRESSES_POLL_S = 10.0
+ANSWERED_S = 1.0
+"""After this a device that has left has its answer, and what else it had open is cut."""
 
-_log = logging.getLogger(__name__)
-_HOST = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?", re.IGNORECASE)
 _WAIT = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,4})(?:$|[,;\s])")
 
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+@dataclass(frozen=True)
+class Door:
+    """Where the server listens. `plain_port` is the read-only compatibility port (HTTP, 0: any free one), if any."""
+
+    label: str
+    bind: str
+    port: int
+    plain_port: int | None = None
+    bytes_per_s: float = 0.0
 
 
 class Server:
-    """Serves `store` on `bind` (an address or host name) and `port` (0: any free one)."""
+    """Serves `store` over TLS to the `devices` that were let in, as the machine of `identity`."""
 
-    def __init__(self, store: ReleaseStore, label: str, bind: str, port: int) -> None:
+    def __init__(self, store: ReleaseStore, identity: Identity, devices: Devices, door: Door) -> None:
         self._store = store
-        self._label = label
-        self._bind = bind
-        self._port = port
-        own_name = socket.gethostname().lower()
-        self._names = {"localhost", own_name, f"{own_name.partition('.')[0]}.local"}
-        self._runner: web.AppRunner | None = None
+        self._devices = devices
+        self._door = door
+        self._pace = blobs.Pace(Slots(blobs.STREAMS_PER_DEVICE, blobs.STREAMS), Bandwidth(door.bytes_per_s))
         self._news = asyncio.Event()
+        self._tls = ServerTls(identity)
+        self._runner: web.AppRunner | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self.plain_port: int | None = None
+        """The compatibility port once it listens."""
+        self.pairing = PairingDesk(identity, devices)
+        own_name = socket.gethostname().lower()
+        own_names = {"localhost", own_name, f"{own_name.partition('.')[0]}.local", f"{store.repo}.local"}
+        self._routes = self._make_routes()
+        self._guard = Guard(devices, own_names, self._routes)
 
     async def start(self) -> list[tuple[str, int]]:
         """Listen. Gives the addresses by which devices reach it. Raises ConfigError where it cannot listen there."""
-        app = web.Application(middlewares=[_problems, self._only_known_hosts], client_max_size=64 * 1024)
-        app.on_response_prepare.append(_finish_headers)
-        app.router.add_get("/v1/hello", self._hello)
-        app.router.add_get("/v1/manifest", self._manifest)
-        app.router.add_get("/v1/blobs/sha256:{sha256:[0-9a-f]{64}}", self._blob)
+        app = web.Application(middlewares=[guard.problems, self._guard.check], client_max_size=guard.MAX_JSON_BYTES)
+        app.on_response_prepare.append(guard.finish_headers)
+        for route in self._routes:
+            app.router.add_route(route.method, route.path, route.handler)
         runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=2.0)
         await runner.setup()
-        try:
-            await web.TCPSite(runner, self._bind, self._port).start()
-        except OSError as error:
-            await runner.cleanup()
-            raise _cannot_listen(self._bind, self._port, error) from error
         self._runner = runner
-        port = runner.addresses[0][1]
-        return [(host, port) for host in addresses(self._bind)]
+        bind = self._door.bind
+        try:
+            self._tls.renew(await asyncio.to_thread(addresses, bind))
+            port = await self._listen(runner, self._tls.context, self._door.port)
+            if self._door.plain_port is not None:
+                self.plain_port = await self._listen(runner, None, self._door.plain_port)
+        except BaseException:
+            await self.stop()
+            raise
+        self._renewing = asyncio.create_task(self._renew_certificate())
+        return [(host, port) for host in await asyncio.to_thread(addresses, bind)]
 
     async def stop(self) -> None:
         """Stop listening; transfers that are under way are cut after two seconds (clients resume them)."""
         runner, self._runner = self._runner, None
         self.notify()
+        if self._renewing is not None:
+            self._renewing.cancel()
+            self._renewing = None
+        for listener in self._guard.listeners:
+            await listener.stop()
         if runner is not None:
             await runner.cleanup()
+        self._guard.listeners.clear()
 
     def notify(self) -> None:
         """Wake those who wait for a new manifest. Call it in the event loop's thread after every publication."""
         self._news.set()
         self._news = asyncio.Event()
 
+    def revoke(self, name: str) -> Device:
+        """Shut a device out, by id or label, and end what it is doing now. Raises UsageError."""
+        device = self._devices.revoke(name)
+        self._guard.cut(device.id)
+        return device
+
+    def _make_routes(self) -> list[Route]:
+        reading = [
+            ("/v1/manifest", self._manifest, READ),
+            ("/v1/blobs/sha256:{sha256:[0-9a-f]{64}}", self._blob, READ),
+            ("/v1/hello", self._hello, None),
+            ("/v1/pair/{pair_id:[A-Za-z0-9_-]{8,64}}", self._pair_decision, None),
+        ]
+        return [
+            *(Route(method, path, handler, scope) for path, handler, scope in reading for method in ("GET", "HEAD")),
+            Route("POST", "/v1/pair", self._pair_begin, None),
+            Route("POST", "/v1/pair/qr", self._pair_by_qr, None),
+            Route("POST", "/v1/pair/{pair_id:[A-Za-z0-9_-]{8,64}}/reveal", self._pair_reveal, None),
+            Route("DELETE", "/v1/devices/self", self._leave, ""),
+        ]
+
+    # Reading
+
     async def _hello(self, _: web.Request) -> web.StreamResponse:
         repo = self._store.repo
         hello = wire.Hello(
-            id=repo, api=[wire.API_VERSION], label=label_or_default(self._label, repo), now=wire.utc_now()
+            id=repo,
+            api=[wire.API_VERSION],
+            label=self.label,
+            pairing="open" if self.pairing.is_open else "closed",
+            now=wire.utc_now(),
         )
-        return web.Response(body=wire.dump(hello), content_type="application/json")
+        return _json(200, hello)
 
     async def _manifest(self, request: web.Request) -> web.StreamResponse:
         with contextlib.suppress(StoreError):  # then the old one is served, which is still good for weeks
@@ -101,33 +158,75 @@ class Server:
         published, path = self._store.published, self._store.blob(sha256)
         if published is None or path is None or sha256 not in published.files:
             raise web.HTTPNotFound(text="no release has this file; ask for the manifest again")
-        return await blobs.serve(request, path, published.files[sha256])
+        return await blobs.serve(request, path, published.files[sha256], self._pace)
 
-    @web.middleware
-    async def _only_known_hosts(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        # A page of the internet can make its own name point here (DNS rebinding) but not choose the Host header.
-        own = request.transport.get_extra_info("sockname")[0] if request.transport else ""
-        hosts = request.headers.getall("Host", [])
-        if len(hosts) != 1 or not is_known_host(hosts[0], {*self._names, f"{self._store.repo}.local", own}):
-            raise web.HTTPMisdirectedRequest(
-                text=f"this is not {', '.join(hosts) or 'a host without a name'}; use an address of this machine"
-            )
-        return await handler(request)
+    # Being let in and leaving
 
+    async def _pair_by_qr(self, request: web.Request) -> web.StreamResponse:
+        asked = await guard.read_json(_over_tls(request), pairing.ByQr)
+        with _refusals():
+            device, token = self.pairing.by_secret(asked.secret, asked.label, asked.platform, _asker(request))
+        return self._granted(device, token)
 
-def is_known_host(header: str, names: set[str]) -> bool:
-    """True where a Host header holds one of `names` or a private IP address, with or without a port."""
-    match = _HOST.fullmatch(header)
-    if match is None:
-        return False
-    host = match["host"].strip("[]").lower().removesuffix(".")
-    if host in names:
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_private and not address.is_unspecified
+    async def _pair_begin(self, request: web.Request) -> web.StreamResponse:
+        asked = await guard.read_json(_over_tls(request), pairing.Begin)
+        with _refusals():
+            attempt = self.pairing.begin(asked.label, asked.platform, asked.commit, _asker(request))
+        begun = pairing.Begun(pair_id=attempt.pair_id, nonce_s=attempt.nonce_s.hex(), expires_s=pairing.PAIR_EXPIRES_S)
+        return _json(201, begun)
+
+    async def _pair_reveal(self, request: web.Request) -> web.StreamResponse:
+        asked = await guard.read_json(_over_tls(request), pairing.Reveal)
+        with _refusals():
+            self.pairing.reveal(request.match_info["pair_id"], bytes.fromhex(asked.nonce_c))
+        return web.Response(status=204)
+
+    async def _pair_decision(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "HEAD":
+            raise web.HTTPMethodNotAllowed("HEAD", ["GET"])
+        with _refusals():
+            granted = await self.pairing.decision(_over_tls(request).match_info["pair_id"], LONGEST_WAIT_S)
+        return web.Response(status=202) if granted is None else self._granted(*granted)
+
+    async def _leave(self, request: web.Request) -> web.StreamResponse:
+        device_id = request[guard.DEVICE].id
+        self._devices.revoke(device_id)
+        asyncio.get_running_loop().call_later(ANSWERED_S, self._guard.cut, device_id)
+        return web.Response(status=204, headers={"Connection": "close"})
+
+    def _granted(self, device: Device, token: str) -> web.Response:
+        granted = pairing.Granted(
+            id=self._store.repo,
+            label=self.label,
+            device_id=device.id,
+            token=token,
+            manifest_version=self._store.version,
+        )
+        return _json(200, granted)
+
+    # Plumbing
+
+    @property
+    def label(self) -> str:
+        """The name that devices show."""
+        return label_or_default(self._door.label, self._store.repo)
+
+    async def _listen(self, runner: web.AppRunner, context: ssl.SSLContext | None, port: int) -> int:
+        assert runner.server is not None
+        listener = Listener(runner.server, context)
+        try:
+            bound = await listener.start(self._door.bind, port)
+        except OSError as error:
+            raise _cannot_listen(self._door.bind, port, error) from error
+        self._guard.listeners.append(listener)
+        return bound
+
+    async def _renew_certificate(self) -> None:
+        """Addresses change and a year passes."""
+        while True:
+            await asyncio.sleep(ADDRESSES_POLL_S)
+            with contextlib.suppress(OSError):
+                self._tls.renew(await asyncio.to_thread(addresses, self._door.bind))
 
 
 def _is_known(request: web.Request, published: Published | None) -> bool:
@@ -142,29 +241,38 @@ def _wait_s(request: web.Request) -> float:
     return min(float(match[1]), LONGEST_WAIT_S) if match else 0.0
 
 
-@web.middleware
-async def _problems(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Every refusal as problem+json (RFC 9457); an unexpected failure goes to the log, not to the asker."""
+def _json(status: int, model: wire.Wire | pairing.Begun | pairing.Granted) -> web.Response:
+    body = model.model_dump_json(exclude_none=True).encode()
+    return web.Response(
+        status=status, body=body, content_type="application/json", headers={"Cache-Control": "no-store"}
+    )
+
+
+def _over_tls(request: web.Request) -> web.Request:
+    if not request.secure:
+        raise web.HTTPForbidden(text="devices are let in over TLS only")
+    return request
+
+
+def _asker(request: web.Request) -> str:
+    return neighbour(request.remote or "")
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
     try:
-        return await handler(request)
-    except web.HTTPException as error:
-        kept = {name: error.headers[name] for name in ("Allow", "Content-Range") if name in error.headers}
-        return _problem(error.status, error.text or error.reason, kept)
-    except Exception:
-        _log.exception("cannot answer %s", request.path)
-        return _problem(500, "this could not be answered; the service's log says why", {})
+        yield
+    except Refusal as refusal:
+        headers = {"Retry-After": str(refusal.wait_s)} if refusal.wait_s else None
+        raise _STATUSES[refusal.status](text=refusal.detail, headers=headers) from refusal
 
 
-def _problem(status: int, detail: str, headers: dict[str, str]) -> web.Response:
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    body = json.dumps(problem).encode()
-    return web.Response(status=status, body=body, content_type="application/problem+json", headers=headers)
-
-
-async def _finish_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers.pop("Server", None)
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
+_STATUSES: dict[int, Callable[..., web.HTTPException]] = {
+    403: web.HTTPForbidden,
+    409: web.HTTPConflict,
+    410: web.HTTPGone,
+    429: web.HTTPTooManyRequests,
+}
 
 
 def _cannot_listen(bind: str, port: int, error: OSError) -> ConfigError:

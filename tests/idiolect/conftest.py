@@ -9,6 +9,8 @@ import pytest
 
 from daemon.sync.releases import ReleaseStore
 from idiolect import fetch
+from idiolect.connection import Connection
+from idiolect.pairing import Pairing, Pairings
 from tests.daemon.sync.publishing import candidate, model_bytes
 from tests.idiolect.pulls import SIZE
 from tests.idiolect.services import LyingService, lying, serving
@@ -25,9 +27,22 @@ def store(tmp_path: Path) -> ReleaseStore:
 
 
 @pytest.fixture
-def url(store: ReleaseStore) -> Iterator[str]:
-    with serving(store) as url:
-        yield url
+def connection(store: ReleaseStore) -> Iterator[Connection]:
+    """The way to the service, whom this test's user is paired with."""
+    with serving(store) as connection:
+        Pairings().save(Pairing(id=store.repo, label="desk", pin=connection.pin, token=connection.token))
+        yield connection
+
+
+@pytest.fixture
+def url(connection: Connection) -> str:
+    return connection.url
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairings of a test are its own."""
+    monkeypatch.setenv("IDIOLECT_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

@@ -7,29 +7,35 @@ import contextlib
 import http.server
 import socket
 import struct
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from daemon.sync.identity import Identity
 from daemon.sync.releases import ReleaseStore
-from daemon.sync.server import Server
+from idiolect.connection import Connection
+from tests.daemon.sync.doors import client_tls, house, identity, server_tls
 
 
 @contextlib.contextmanager
-def serving(store: ReleaseStore) -> Iterator[str]:
-    """The real server in a thread of its own; gives its address."""
+def serving(store: ReleaseStore) -> Iterator[Connection]:
+    """The real server in a thread of its own; gives the way to it, with the token of a device."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    server = Server(store, "desk", "127.0.0.1", 0)
-    try:
-        ((host, port),) = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
-        yield f"http://{host}:{port}"
-    finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    with tempfile.TemporaryDirectory() as folder:
+        let_in = house(store, Path(folder))
+        try:
+            ((host, port),) = asyncio.run_coroutine_threadsafe(let_in.server.start(), loop).result(10)
+            yield Connection(f"https://{host}:{port}", identity().pin, let_in.token)
+        finally:
+            asyncio.run_coroutine_threadsafe(let_in.server.stop(), loop).result(10)
+            let_in.devices.close()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
 
 
 @dataclass
@@ -48,14 +54,21 @@ class Cable:
 
 @contextlib.contextmanager
 def through_a_cable(url: str) -> Iterator[Cable]:
-    """A TCP relay before the service at `url`."""
-    target = url.removeprefix("http://").split(":")
+    """A relay before the service at `url` that has its key, so that it sees what is said and counts it."""
+    target = url.removeprefix("https://").split(":")
+    inside, outside = client_tls(), server_tls()
     listener = socket.create_server(("127.0.0.1", 0))
-    cable = Cable(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    cable = Cable(f"https://127.0.0.1:{listener.getsockname()[1]}")
     threads: list[threading.Thread] = []
 
-    def relay(client: socket.socket, left: int) -> None:
-        with client, socket.create_connection((target[0], int(target[1])), 10) as service, contextlib.suppress(OSError):
+    def relay(raw: socket.socket, left: int) -> None:
+        with (
+            contextlib.suppress(OSError),
+            raw,
+            outside.wrap_socket(raw, server_side=True) as client,
+            socket.create_connection((target[0], int(target[1])), 10) as raw_service,
+            inside.wrap_socket(raw_service) as service,
+        ):
             request = client.recv(65_536)
             cable.requests.append(request)
             service.sendall(request)
@@ -119,19 +132,23 @@ class Request(http.server.BaseHTTPRequestHandler):
 
 
 class LyingService(http.server.ThreadingHTTPServer):
-    """`answers` maps a path to what is done with a request for it."""
+    """`answers` maps a path to what is done with a request for it. It has the key of `who`, or the service's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, who: Identity | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Request)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.socket = server_tls(who).wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"https://127.0.0.1:{self.server_address[1]}"
         self.answers: dict[str, Answer] = {}
         self.requests: list[Request] = []
 
+    def handle_error(self, *_: object) -> None:
+        """Quiet: clients that see through the lies leave in the middle."""
+
 
 @contextlib.contextmanager
-def lying() -> Iterator[LyingService]:
+def lying(who: Identity | None = None) -> Iterator[LyingService]:
     """A lying service that listens."""
-    service = LyingService()
+    service = LyingService(who)
     thread = threading.Thread(target=service.serve_forever, args=(0.05,))
     thread.start()
     try:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -19,10 +20,13 @@ from daemon.sync.releases import ReleaseStore
 from idiolect import client as client_module
 from idiolect import install, wire
 from idiolect.client import Client, Service, find
-from idiolect.errors import ServiceNotFound, SyncError, TransferFailed, VerificationFailed
+from idiolect.connection import Connection
+from idiolect.errors import NotPaired, ServiceNotFound, SyncError, TransferFailed, UsageError, VerificationFailed
+from idiolect.pairing import Pairing, Pairings
+from tests.daemon.sync.doors import stranger
 from tests.daemon.sync.publishing import artifact, model_bytes, of
 from tests.idiolect.pulls import SIZE, copy_manifest, everything, hidden
-from tests.idiolect.services import LyingService, through_a_cable
+from tests.idiolect.services import LyingService, lying, through_a_cable
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -275,34 +279,71 @@ async def test_found_by_itself(
     publish(3)
     # No announcement any more: the address that was good last time.
     assert (await asyncio.to_thread(Client(into, "android-futo", timeout_s=1.0).pull)).release_id == "r-0003"
+    assert Pairings().all()[0].urls == (url,)
 
 
 def _announced(monkeypatch: pytest.MonkeyPatch, *services: Service) -> None:
-    monkeypatch.setattr(client_module, "find", lambda timeout_s, wanted="": list(services))
+    monkeypatch.setattr(client_module, "browse", lambda is_wanted: iter(services))
 
 
-def test_the_first_address_that_answers(
+def test_the_first_address_that_has_the_key(
     store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Announced under the service's name: nobody, a program that speaks no TLS, one with another key, the true one."""
     publish(1)
-    _announced(monkeypatch, Service(store.repo, "desk", ("http://127.0.0.1:1", url), 1))
-    assert Client(into, "android-futo").pull().url == url
+    with socket.create_server(("127.0.0.1", 0)) as silent, lying(stranger()) as other:
+        port = silent.getsockname()[1]
+        urls = ("https://127.0.0.1:1", f"https://127.0.0.1:{port}", other.url)
+        _announced(monkeypatch, Service(store.repo, "desk", urls, 1), Service(store.repo, "desk", (url,), 1))
+        assert Client(into, "android-futo").pull().url == url
+        assert other.requests == []
+        (pairing,) = Pairings().all()
+        assert pairing.urls == (url,)
+        _announced(monkeypatch)
+        assert Client(into.with_name("other"), "android-futo").pull().url == url
+
+
+def test_another_key_is_told_nothing(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    publish(1)
+    with lying(stranger()) as other:
+        with pytest.raises(VerificationFailed, match="does not have the key pinned at pairing"):
+            Client(into, "android-futo", url=other.url).pull()
+        assert other.requests == []
+    with pytest.raises(UsageError, match="not the address of a service"):
+        Client(into, "android-futo", url=url.replace("https", "http")).pull()
 
 
 def test_which_service(
     store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(1)
-    _announced(monkeypatch, Service("a" * 12, "attic", (url,), 1), Service("b" * 12, "desk", (url,), 1))
-    with pytest.raises(ServiceNotFound, match=r"more than one service: attic \(aaaaaaaaaaaa\), desk"):
-        Client(into, "android-futo").pull()
     _announced(monkeypatch)
-    with pytest.raises(ServiceNotFound, match="no idiolect service attic answered") as caught:
-        Client(into, "android-futo", service="attic").pull()
-    assert "--url" in caught.value.hint
-    _announced(monkeypatch, Service("a" * 12, "attic", (url,), 1))
-    with pytest.raises(VerificationFailed, match=f"is service {store.repo}, the models here come from aaaaaaaaaaaa"):
+    (mine,) = Pairings().all()
+    Pairings().save(mine.model_copy(update={"id": "a" * 12, "label": "attic", "pin": stranger().pin}))
+    with pytest.raises(UsageError, match=rf"several services: attic \(aaaaaaaaaaaa\), desk \({mine.id}\)") as several:
         Client(into, "android-futo").pull()
+    assert "--service" in several.value.hint
+    with pytest.raises(ServiceNotFound, match="no address of the service is known"):
+        Client(into, "android-futo", service="attic", timeout_s=0.5).pull()
+    with pytest.raises(NotPaired, match="not paired with cellar") as nobody:
+        Client(into, "android-futo", service="cellar").pull()
+    assert "idiolect pair" in nobody.value.hint
+    assert Client(into, "android-futo", url=url).pull().release_id == "r-0001"  # known by its key
+    Pairings().save(mine.model_copy(update={"id": "b" * 12, "label": "attic"}))
+    with pytest.raises(VerificationFailed, match=f"is service {store.repo}, the models here come from bbbbbbbbbbbb"):
+        Client(into.with_name("other"), "android-futo", service="b" * 12, url=url).pull()
+
+
+def test_a_device_that_was_shut_out(
+    connection: Connection, publish: Callable[..., bytes], into: Path, store: ReleaseStore
+) -> None:
+    first = publish(1)
+    client = Client(into, "android-futo", url=connection.url)
+    client.pull()
+    Pairings().save(Pairing(id=store.repo, pin=connection.pin, token="idl_" + "x" * 43))
+    with pytest.raises(NotPaired, match="no longer lets this device in"):
+        client.pull()
+    assert (into / "idiolect-tiny-android-futo.bin").read_bytes() == first
 
 
 def test_nobody_is_found_in_time() -> None:

@@ -14,8 +14,10 @@ import pytest
 
 from daemon.sync.releases import ReleaseStore
 from idiolect import fetch
-from idiolect.errors import TransferFailed, UsageError, VerificationFailed
+from idiolect.connection import Connection
+from idiolect.errors import NotPaired, TransferFailed, UsageError, VerificationFailed
 from idiolect.wire import ArtifactFile
+from tests.daemon.sync.doors import identity
 from tests.daemon.sync.publishing import candidate, model_bytes
 from tests.idiolect.services import Answer, Cable, LyingService, Request, lying, serving, through_a_cable
 
@@ -34,11 +36,13 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service's address; whoever uses it through `to` shows the token of its one device."""
     folder = tmp_path_factory.mktemp("served")
     store = ReleaseStore(folder / "store")
     store.publish(candidate(folder, 1, size_bytes=SIZE))
-    with serving(store) as url:
-        yield url
+    with serving(store) as connection:
+        _TOKENS.append(connection.token)
+        yield connection.url
 
 
 @pytest.fixture
@@ -58,9 +62,17 @@ def part(tmp_path: Path) -> Path:
     return tmp_path / "m.part"
 
 
+_TOKENS = [""]
+
+
+def to(url: str) -> Connection:
+    """The service at `url`, or who has its key there."""
+    return Connection(url, identity().pin, _TOKENS[-1])
+
+
 def pull(url: str, part: Path) -> list[int]:
     sizes: list[int] = []
-    fetch.download(url, FILE, part, timeout_s=2.0, on_bytes=sizes.append)
+    fetch.download(to(url), FILE, part, timeout_s=2.0, on_bytes=sizes.append)
     assert part.read_bytes() == MODEL
     return sizes
 
@@ -117,22 +129,22 @@ def test_a_service_that_does_not_come_back(cable: Cable, part: Path) -> None:
 
 def test_nobody_there(part: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        url = f"https://127.0.0.1:{taken.getsockname()[1]}"
     with pytest.raises(TransferFailed, match="ConnectionRefusedError"):
-        fetch.download(url, FILE, part, timeout_s=1.0)
+        fetch.download(to(url), FILE, part, timeout_s=1.0)
     with pytest.raises(TransferFailed, match="does not answer") as caught:
-        fetch.get(url, "/v1/manifest", limit_bytes=10, timeout_s=1.0)
+        fetch.get(to(url), "/v1/manifest", limit_bytes=10, timeout_s=1.0)
     assert "idiolect run" in caught.value.hint
 
 
 def test_a_silent_service_is_left(part: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         started = time.monotonic()
         with pytest.raises(TransferFailed, match="timed out"):
-            fetch.get(url, "/v1/manifest", limit_bytes=10, timeout_s=0.2)
+            fetch.get(to(url), "/v1/manifest", limit_bytes=10, timeout_s=0.2)
         with pytest.raises(TransferFailed, match="timed out"):
-            fetch.download(url, FILE, part, timeout_s=0.1)
+            fetch.download(to(url), FILE, part, timeout_s=0.1)
         assert time.monotonic() - started < 5
 
 
@@ -208,7 +220,7 @@ def test_ways_of_answering_that_are_allowed(liar: LyingService, part: Path) -> N
     assert liar.requests[-1].headers["Range"] is None
 
 
-@pytest.mark.parametrize("status", [301, 302, 400, 401, 403, 404, 410, 421])
+@pytest.mark.parametrize("status", [301, 302, 400, 404, 410, 421])
 def test_refusals_are_not_repeated(liar: LyingService, part: Path, status: int) -> None:
     liar.answers[BLOB] = lambda request: request.send(status, Location="http://evil.example/")
     with pytest.raises(TransferFailed, match=f"answers {status}"):
@@ -216,16 +228,24 @@ def test_refusals_are_not_repeated(liar: LyingService, part: Path, status: int) 
     assert len(liar.requests) == 1
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_is_no_longer_good(liar: LyingService, part: Path, status: int) -> None:
+    liar.answers[BLOB] = lambda request: request.send(status)
+    with pytest.raises(NotPaired, match="no longer lets this device in"):
+        pull(liar.url, part)
+    assert len(liar.requests) == 1
+
+
 def test_wrong_magic(url: str, part: Path) -> None:
     file = FILE.model_copy(update={"magic": "47475546"})
     with pytest.raises(VerificationFailed, match="begins with 6c6d6767, the manifest promises 47475546"):
-        fetch.download(url, file, part, timeout_s=2.0)
+        fetch.download(to(url), file, part, timeout_s=2.0)
     assert not part.exists()
 
 
 def test_an_empty_file_needs_no_request(part: Path) -> None:
     file = ArtifactFile(path="empty", size_bytes=0, sha256=hashlib.sha256(b"").hexdigest())
-    fetch.download("http://127.0.0.1:1", file, part, timeout_s=0.1)
+    fetch.download(to("https://127.0.0.1:1"), file, part, timeout_s=0.1)
     assert part.read_bytes() == b""
 
 
@@ -243,17 +263,17 @@ def test_a_full_disk_keeps_what_is_there(cable: Cable, part: Path) -> None:
 
 
 def test_get(url: str) -> None:
-    reply = fetch.get(url, "/v1/manifest", limit_bytes=100_000, timeout_s=2.0)
+    reply = fetch.get(to(url), "/v1/manifest", limit_bytes=100_000, timeout_s=2.0)
     assert (reply.status, reply.etag) == (200, '"mv-1"')
-    again = fetch.get(url + "/", "/v1/manifest", limit_bytes=100_000, timeout_s=2.0, etag=reply.etag)
+    again = fetch.get(to(url + "/"), "/v1/manifest", limit_bytes=100_000, timeout_s=2.0, etag=reply.etag)
     assert (again.status, again.body) == (304, b"")
-    refusal = fetch.get(url, "/v1/blobs/sha256:" + "0" * 64, limit_bytes=100_000, timeout_s=2.0)
+    refusal = fetch.get(to(url), "/v1/blobs/sha256:" + "0" * 64, limit_bytes=100_000, timeout_s=2.0)
     assert (refusal.status, refusal.detail) == (404, "no release has this file; ask for the manifest again")
 
 
 def test_get_is_bounded(url: str, liar: LyingService) -> None:
     with pytest.raises(VerificationFailed, match="more than 100 bytes"):
-        fetch.get(url, "/v1/manifest", limit_bytes=100, timeout_s=2.0)
+        fetch.get(to(url), "/v1/manifest", limit_bytes=100, timeout_s=2.0)
     liar.answers = {
         "/endless": _endless,
         "/drip": _drip,
@@ -262,16 +282,18 @@ def test_get_is_bounded(url: str, liar: LyingService) -> None:
         "/deep": lambda request: request.send(404, b"[" * 100_000),
     }
     with pytest.raises(VerificationFailed, match="more than 1000 bytes"):
-        fetch.get(liar.url, "/endless", limit_bytes=1000, timeout_s=2.0)
+        fetch.get(to(liar.url), "/endless", limit_bytes=1000, timeout_s=2.0)
     with pytest.raises(TransferFailed, match="did not finish"):
-        fetch.get(liar.url, "/drip", limit_bytes=1000, timeout_s=0.2)
+        fetch.get(to(liar.url), "/drip", limit_bytes=1000, timeout_s=0.2)
     with pytest.raises(TransferFailed, match="ended its answer early"):
-        fetch.get(liar.url, "/short", limit_bytes=1000, timeout_s=2.0)
+        fetch.get(to(liar.url), "/short", limit_bytes=1000, timeout_s=2.0)
     for path in ("/nonsense", "/deep"):
-        assert fetch.get(liar.url, path, limit_bytes=100_000, timeout_s=2.0).detail == ""
+        assert fetch.get(to(liar.url), path, limit_bytes=100_000, timeout_s=2.0).detail == ""
 
 
-@pytest.mark.parametrize("url", ["", "desk:8737", "ftp://desk", "http://", "http://desk:99999", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "url", ["", "desk:8737", "http://desk:8737", "ftp://desk", "https://", "https://desk:99999", "file:///etc/passwd"]
+)
 def test_not_an_address(url: str) -> None:
     with pytest.raises(UsageError, match="not the address of a service"):
-        fetch.get(url, "/v1/manifest", limit_bytes=10, timeout_s=1.0)
+        fetch.get(to(url), "/v1/manifest", limit_bytes=10, timeout_s=1.0)

@@ -35,7 +35,7 @@ async def test_found_by_a_second_process() -> None:
     finally:
         await advertisement.stop()
     assert json.loads(out) == [
-        {"id": repo, "label": f"desk of A Person {repo}", "urls": ["http://127.0.0.1:8737"], "version": 42}
+        {"id": repo, "label": f"desk of A Person {repo}", "urls": ["https://127.0.0.1:8737"], "version": 42}
     ]
 
 
@@ -47,8 +47,8 @@ async def test_the_manifests_version_is_told() -> None:
         assert list(await asyncio.gather(first.start(), second.start())) == [None, None]
         await second.update(7)
         (one,), (two,) = await asyncio.gather(found(one_id), found(f"cellar {two_id}"))
-        assert one == Service(one_id, f"attic {one_id}", ("http://127.0.0.1:1001",), 1)
-        assert two == Service(two_id, f"cellar {two_id}", ("http://127.0.0.1:1002",), 7)
+        assert one == Service(one_id, f"attic {one_id}", ("https://127.0.0.1:1001",), 1)
+        assert two == Service(two_id, f"cellar {two_id}", ("https://127.0.0.1:1002",), 7)
     finally:
         await first.stop()
         await second.stop()
@@ -65,9 +65,9 @@ async def test_announced_anew_when_the_addresses_change(monkeypatch: pytest.Monk
         monkeypatch.setattr(discovery, "addresses", lambda _: ["127.0.0.1"])
         for _ in range(10):
             (service,) = await found(repo)
-            if service.urls == ("http://127.0.0.1:1003",):
+            if service.urls == ("https://127.0.0.1:1003",):
                 break
-        assert service.urls == ("http://127.0.0.1:1003",)
+        assert service.urls == ("https://127.0.0.1:1003",)
         assert service.label == f"idiolect-{repo[:4]}"
     finally:
         await advertisement.stop()

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
@@ -15,10 +16,12 @@ import pytest
 
 from daemon.sync import blobs
 from daemon.sync.blobs import parse_range
+from daemon.sync.guard import is_known_host
 from daemon.sync.releases import ReleaseStore
-from daemon.sync.server import Server, is_known_host
+from daemon.sync.server import Door, Server
 from idiolect import wire
 from idiolect.errors import ConfigError
+from tests.daemon.sync.doors import House, client_tls, house, identity
 from tests.daemon.sync.publishing import candidate, model_bytes
 
 SIZE = 3_000_000  # three reads of the server
@@ -37,20 +40,27 @@ def store(tmp_path: Path) -> ReleaseStore:
 
 
 @pytest.fixture
-async def server(store: ReleaseStore) -> AsyncIterator[Server]:
-    server = Server(store, "desk", "127.0.0.1", 0)
-    yield server
-    await server.stop()
+async def home(store: ReleaseStore, tmp_path: Path) -> AsyncIterator[House]:
+    home = house(store, tmp_path)
+    yield home
+    await home.server.stop()
+    home.devices.close()
 
 
 @pytest.fixture
-async def ask(server: Server) -> Ask:
-    """Ask the started server, byte by byte as given: `ask(path, "Header: value", …)`."""
-    ((host, port),) = await server.start()
+def server(home: House) -> Server:
+    return home.server
+
+
+@pytest.fixture
+async def ask(home: House) -> Ask:
+    """Ask the started server, byte by byte as given and with a good token: `ask(path, "Header: value", …)`."""
+    ((host, port),) = await home.server.start()
 
     async def ask(path: str, *headers: str, method: str = "GET", name: str | None = "127.0.0.1") -> Answer:
-        reader, writer = await asyncio.open_connection(host, port)
+        reader, writer = await asyncio.open_connection(host, port, ssl=client_tls())
         lines = [f"{method} {path} HTTP/1.1", *([f"Host: {name}"] if name is not None else []), *headers]
+        lines.append(f"Authorization: Bearer {home.token}")
         writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1"))
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()
@@ -316,7 +326,7 @@ async def test_a_damaged_blob_is_not_served(published: Ask, store: ReleaseStore,
 
 
 async def test_who_leaves_or_does_not_read_is_let_go(
-    server: Server,
+    home: House,
     store: ReleaseStore,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -326,42 +336,47 @@ async def test_who_leaves_or_does_not_read_is_let_go(
     store.publish(candidate(tmp_path, 7, size_bytes=40_000_000))
     assert store.published is not None
     (digest,) = store.published.files
-    ((host, port),) = await server.start()
-    request = f"GET /v1/blobs/sha256:{digest} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-    stuck = socket.create_connection((host, port))
-    gone = socket.create_connection((host, port))
-    stuck.sendall(request)
-    gone.sendall(request)
+    ((host, port),) = await home.server.start()
+    lines = [f"GET /v1/blobs/sha256:{digest} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {home.token}", "", ""]
+
+    def ask_for_it() -> ssl.SSLSocket:
+        connection = client_tls().wrap_socket(socket.create_connection((host, port)))
+        connection.sendall("\r\n".join(lines).encode())
+        return connection
+
+    def all_of(connection: ssl.SSLSocket) -> int:
+        received = 0
+        with connection, contextlib.suppress(ConnectionResetError):
+            while chunk := connection.recv(1 << 20):
+                received += len(chunk)
+        return received
+
+    stuck, gone = [await asyncio.to_thread(ask_for_it) for _ in range(2)]
     await asyncio.sleep(0.1)
     gone.close()
     await asyncio.sleep(1)
-    stuck.setblocking(False)
-    received = 0
-    with contextlib.suppress(ConnectionResetError):
-        while chunk := await asyncio.get_running_loop().sock_recv(stuck, 1 << 20):
-            received += len(chunk)
-    stuck.close()
+    received = await asyncio.to_thread(all_of, stuck)
     assert received < 40_000_000
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "it took no byte" in caplog.text
 
 
-async def test_a_port_in_use(server: Server, store: ReleaseStore) -> None:
+async def test_a_port_in_use(server: Server, home: House, store: ReleaseStore) -> None:
     ((_, port),) = await server.start()
     with pytest.raises(ConfigError, match=f"port {port} on 127.0.0.1 is in use") as caught:
-        await Server(store, "", "127.0.0.1", port).start()
+        await Server(store, identity(), home.devices, Door("", "127.0.0.1", port)).start()
     assert "[server] port" in caught.value.hint
     with pytest.raises(ConfigError, match="not an address of this machine"):
-        await Server(store, "", "203.0.113.77", 0).start()
+        await Server(store, identity(), home.devices, Door("", "203.0.113.77", 0)).start()
 
 
-async def test_the_whole_network(store: ReleaseStore) -> None:
+async def test_the_whole_network(home: House, store: ReleaseStore) -> None:
     """Bound to everything, it tells addresses that devices can use, and answers there."""
-    server = Server(store, "", "0.0.0.0", 0)
+    server = Server(store, identity(), home.devices, Door("", "0.0.0.0", 0))
     try:
         for host, port in await server.start():
             assert host != "0.0.0.0"
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(host, port, ssl=client_tls())
             writer.write(f"GET /v1/hello HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
             assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
             writer.close()

@@ -1,0 +1,109 @@
+"""What the user decides about devices, as commands to the running daemon: list, shut out, let in."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from daemon.sync.devices import READ, Device, Devices
+from idiolect.errors import IdiolectError, UsageError
+from idiolect.pairing import Pairing, Pairings, own_platform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from daemon.rooms import Rooms
+    from daemon.sync.server import Server
+
+THIS_COMPUTER = "this computer"
+
+
+class Household:
+    """The devices of one home, whose `server` runs and is reached at `urls`."""
+
+    def __init__(self, rooms: Rooms, server: Server, urls: Sequence[str]) -> None:
+        self._rooms = rooms
+        self._server = server
+        self._urls = tuple(urls)
+
+    def pair_this_computer(self) -> None:
+        """Let this user's own commands pull without asking: who can read the key here needs no pairing."""
+        devices, pairings, repo = self._rooms.devices, Pairings(self._rooms.paths.pairings), self._rooms.store.repo
+        with contextlib.suppress(IdiolectError):
+            known = next((each for each in pairings.all() if each.id == repo), None)
+            if known and known.pin == self._rooms.identity.pin and devices.by_token(known.token):
+                pairings.save(known.model_copy(update={"urls": self._urls, "label": self._server.label}))
+                return
+        for old in devices.all():
+            if old.label == THIS_COMPUTER and old.platform == own_platform() and old.revoked_s is None:
+                devices.revoke(old.id)
+        device, token = devices.add(THIS_COMPUTER, own_platform(), frozenset({READ}))
+        pairings.save(
+            Pairing(
+                id=repo,
+                label=self._server.label,
+                pin=self._rooms.identity.pin,
+                token=token,
+                device_id=device.id,
+                urls=self._urls,
+            )
+        )
+
+    def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Answer `devices`, `revoke` {name} or `pair` {action, …}. Raises UsageError."""
+        if command == "devices":
+            return {"devices": describe(self._rooms.devices)}
+        if command == "revoke":
+            return {"device": _described(self._server.revoke(str(arguments.get("name", ""))))}
+        actions = {"open": self._open, "look": self._look, "decide": self._decide, "close": self._close}
+        actions["plain"] = self._plain
+        action = actions.get(str(arguments.pop("action", "")))
+        if action is None:
+            raise UsageError("no such step of pairing", f"known: {', '.join(actions)}")
+        return action(arguments)
+
+    def _open(self, _: dict[str, Any]) -> dict[str, Any]:
+        addresses = [urlsplit(url).netloc for url in self._urls]
+        invitation = self._server.pairing.open(self._rooms.store.repo, addresses)
+        return {"uri": invitation.uri(), "urls": self._urls, **self._look({})}
+
+    def _look(self, _: dict[str, Any]) -> dict[str, Any]:
+        desk = self._server.pairing
+        asking = [
+            {"pair_id": each.pair_id, "label": each.label, "platform": each.platform, "digits": each.digits}
+            for each in desk.to_compare()
+        ]
+        return {
+            "open": desk.is_open,
+            "left_s": desk.left_s,
+            "asking": asking,
+            "paired": _described(desk.last) if desk.last else None,
+        }
+
+    def _decide(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        self._server.pairing.decide(str(arguments.get("pair_id", "")), agreed=arguments.get("agreed") is True)
+        return self._look({})
+
+    def _close(self, _: dict[str, Any]) -> dict[str, Any]:
+        self._server.pairing.close()
+        return self._look({})
+
+    def _plain(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if self._server.plain_port is None:
+            raise UsageError("the port without encryption is off", "[server] plain_port = 8738 in config.toml opens it")
+        label = str(arguments.get("label", ""))
+        device, token = self._rooms.devices.add(label, "plain", frozenset({READ}), compat=True)
+        hosts = [urlsplit(url).hostname or "" for url in self._urls]
+        urls = [f"http://{f'[{host}]' if ':' in host else host}:{self._server.plain_port}" for host in hosts]
+        return {"device": _described(device), "token": token, "urls": urls}
+
+
+def describe(devices: Devices) -> list[dict[str, Any]]:
+    """The devices as `idiolect devices --json` prints them, oldest first; no token and no hash is among it."""
+    return [_described(device) for device in devices.all()]
+
+
+def _described(device: Device) -> dict[str, Any]:
+    return asdict(device) | {"scopes": sorted(device.scopes)}
