@@ -26,6 +26,7 @@ from daemon.sync.control import ask
 from exporters.layout import Dims
 from idiolect.client import Client
 from idiolect.errors import NotRunning
+from idiolect.pairing import Pairings
 from training.base_models import NANO_ARCHIVE, resolve
 
 SMALL = Dims(51_865, 1500, 768, 12, 12, 448, 768, 12, 12, 80)
@@ -42,10 +43,10 @@ def main() -> int:
         with _daemon(home, paths):
             _drop(paths.recordings)
             published = _watch(paths, len(PROFILES))
-            url = ask(paths, "status")["server"]["urls"][0]
+            pairing = Pairings(paths.pairings).choose()
             for profile in PROFILES:
                 started = time.monotonic()
-                pulled = Client(home / "devices" / profile, profile, url=url).pull()
+                pulled = Client(home / "devices" / profile, profile, pairing=pairing).pull()
                 seconds = time.monotonic() - started
                 print(f"{'':10}{'pull ' + profile:34}{seconds:8.1f} s {pulled.size_bytes / 1e6:8.0f} MB file")
     return 0 if published else 1

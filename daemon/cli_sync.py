@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from idiolect.errors import UsageError
 from idiolect.files import is_safe_relpath
+
+if TYPE_CHECKING:
+    from idiolect.pairing import Pairing
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -42,9 +45,11 @@ def pull(
     into: Annotated[Path | None, typer.Option(help="Folder that always holds the newest model.")] = None,
     url: Annotated[str | None, typer.Option(help="The service's address, where it cannot be found by itself.")] = None,
     service: Annotated[str, typer.Option(help="Which service, by label or id, where there are several.")] = "",
+    pair: Annotated[str, typer.Option(metavar="TEXT", help="Be let in first, by the text of a pairing code.")] = "",
+    join: Annotated[str, typer.Option(metavar="ADDRESS", help="Be let in first, by comparing six digits.")] = "",
     json: Json = False,
 ) -> None:
-    """Find the service on the network and get the newest model."""
+    """Find the service on the network and get the newest model. It has to have let this device in, once."""
     from daemon.paths import Paths
     from daemon.terminal import ProgressReporter, megabytes, out, print_json
     from idiolect.client import Client
@@ -52,9 +57,10 @@ def pull(
     if "/" in profile or not is_safe_relpath(profile):
         raise UsageError(f"no profile is called {profile!r}", "see: idiolect profiles")
     folder = into or Paths.at(None).models / profile
+    pairing = _paired(pair, join)
     with ProgressReporter() as reporter:
         reporter.stage(f"pull {profile}")
-        pulled = Client(folder, profile, url=url, service=service).pull(
+        pulled = Client(folder, profile, url=url, pairing=pairing, service=service).pull(
             lambda done, total: reporter.progress(done, total, "bytes")
         )
     files = [str(file) for file in pulled.files]
@@ -75,6 +81,24 @@ def pull(
     )
     for file in files:
         out.print(f"  {file}", markup=False, soft_wrap=True)
+
+
+def _paired(code: str, address: str) -> Pairing | None:
+    """The pairing that was just made and is kept from now on, where one was asked for."""
+    from daemon.terminal import err
+    from idiolect.pairing import Pairings, join, scan
+
+    if not code and not address:
+        return None
+    if code:
+        pairing = scan(code)
+    else:
+        url = address if "://" in address else f"https://{address}"
+        pairing = join(
+            url, lambda digits: err.print(f"Compare with the other computer:  {digits[:3]} {digits[3:]}", markup=False)
+        )
+    Pairings().save(pairing)
+    return pairing
 
 
 def demo(

@@ -70,7 +70,7 @@ def run_demo(voice: str, folder: Path) -> int:
             raise JobError(
                 f"{run['id']} was not published: {run['reason']}", f"see {paths.runs / run['id'] / 'job.log'}"
             )
-        out.print("\n3. Two devices find the service by zeroconf, pull the new model and transcribe with it:")
+        out.print("\n3. A phone, let in by a pairing code, and this computer pull the new model and use it:")
         finding = _devices(folder, voice, recordings, run, finished)
         status = ask(paths, "status")
     kept = show_report(voice, finding, status)
@@ -181,7 +181,8 @@ def _devices(home: Path, voice: str, recordings: Sequence[Recording], run: dict[
     """What a phone and a desktop, each a process of its own, pull and hear."""
     phone, desktop = home / "phone", home / "models" / "current"
     started = time.time()
-    pulled = _json("pull", "--profile", PROFILES[0], "--into", phone / "model", "--json", home=phone)
+    scanned = ask(Paths.at(home), "pair", action="open")["uri"]  # what `idiolect pair` shows as a QR code
+    pulled = _json("pull", "--profile", PROFILES[0], "--into", phone / "model", "--pair", scanned, "--json", home=phone)
     pull_s = time.time() - started
     heard = _held_out(home / "held-out", recordings)
     stock = phone / "stock-nano-q4_0.bin"

@@ -20,6 +20,7 @@ from daemon.sync.control import ask
 from idiolect.client import Client, find
 from idiolect.errors import NotRunning
 from idiolect.files import sha256_file
+from idiolect.pairing import scan
 
 pytestmark = [pytest.mark.torch, pytest.mark.whispercpp, pytest.mark.timeout(400)]
 CLIPS = 70
@@ -83,13 +84,15 @@ def test_recordings_become_a_model_on_a_phone(paths: Paths, tmp_path: Path, voic
     (service,) = find(wanted=f"loop-{os.getpid()}")
     assert service.version == 1
     phone = tmp_path / "phone"
-    pulled = Client(phone, "android-futo", service=service.label).pull()
+    pairing = scan(ask(paths, "pair", action="open")["uri"])
+    assert pairing.id == service.id
+    pulled = Client(phone, "android-futo", pairing=pairing).pull()
     assert pulled.changed
     (made,) = status["releases"][0]["artifacts"]
     assert pulled.size_bytes == made["size_bytes"]
     (release,) = json.loads((paths.store / "manifests" / "1.json").read_text())["releases"]
     assert sha256_file(pulled.files[0]) == release["artifacts"][0]["files"][0]["sha256"]
-    assert not Client(phone, "android-futo", service=service.label).pull().changed
+    assert not Client(phone, "android-futo", pairing=pairing).pull().changed
 
     from exporters.runtimes import open_artifact
     from training.audio import decode

@@ -6,8 +6,10 @@ import hashlib
 import secrets
 import sqlite3
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from idiolect.errors import StoreError, UsageError
 
@@ -85,7 +87,7 @@ class Devices:
         token = TOKEN_PREFIX + secrets.token_urlsafe(32)
         now_s = int(time.time())
         expires_s = now_s + COMPAT_EXPIRES_S if compat else None
-        device = Device(_new_id(), _plain(label), _plain(platform), scopes, compat, now_s, None, expires_s)
+        device = Device(_new_id(), one_line(label), one_line(platform), scopes, compat, now_s, None, expires_s)
         digest = _digest(token)
         with self._db:
             self._db.execute(
@@ -129,6 +131,16 @@ class Devices:
         self._by_token[digest] = device
 
 
+def describe(devices: Iterable[Device]) -> list[dict[str, Any]]:
+    """As `idiolect devices --json` prints them; no token and no hash is among it."""
+    return [asdict(device) | {"scopes": sorted(device.scopes)} for device in devices]
+
+
+def one_line(text: str) -> str:
+    """What a device calls itself, as one short printable line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:40] or "unnamed"
+
+
 def _device(row: tuple[object, ...]) -> Device:
     id, label, platform, _, scopes, compat, created_s, last_seen_s, expires_s, revoked_s = row
     return Device(
@@ -155,8 +167,3 @@ def _digest(token: str) -> bytes:
 def _new_id() -> str:
     alphabet = "abcdefghijklmnopqrstuvwxyz234567"
     return "d-" + "".join(secrets.choice(alphabet) for _ in range(8))
-
-
-def _plain(text: str) -> str:
-    """What a device calls itself, as one short printable line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:40] or "unnamed"

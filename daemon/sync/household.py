@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from daemon.sync.devices import READ, Device, Devices
+from daemon.sync.devices import READ, describe
 from idiolect.errors import IdiolectError, UsageError
 from idiolect.pairing import Pairing, Pairings, own_platform
 
@@ -54,9 +53,9 @@ class Household:
     def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Answer `devices`, `revoke` {name} or `pair` {action, …}. Raises UsageError."""
         if command == "devices":
-            return {"devices": describe(self._rooms.devices)}
+            return {"devices": describe(self._rooms.devices.all())}
         if command == "revoke":
-            return {"device": _described(self._server.revoke(str(arguments.get("name", ""))))}
+            return {"device": describe([self._server.revoke(str(arguments.get("name", "")))])[0]}
         actions = {"open": self._open, "look": self._look, "decide": self._decide, "close": self._close}
         actions["plain"] = self._plain
         action = actions.get(str(arguments.pop("action", "")))
@@ -79,7 +78,7 @@ class Household:
             "open": desk.is_open,
             "left_s": desk.left_s,
             "asking": asking,
-            "paired": _described(desk.last) if desk.last else None,
+            "paired": describe([desk.last])[0] if desk.last else None,
         }
 
     def _decide(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -97,13 +96,4 @@ class Household:
         device, token = self._rooms.devices.add(label, "plain", frozenset({READ}), compat=True)
         hosts = [urlsplit(url).hostname or "" for url in self._urls]
         urls = [f"http://{f'[{host}]' if ':' in host else host}:{self._server.plain_port}" for host in hosts]
-        return {"device": _described(device), "token": token, "urls": urls}
-
-
-def describe(devices: Devices) -> list[dict[str, Any]]:
-    """The devices as `idiolect devices --json` prints them, oldest first; no token and no hash is among it."""
-    return [_described(device) for device in devices.all()]
-
-
-def _described(device: Device) -> dict[str, Any]:
-    return asdict(device) | {"scopes": sorted(device.scopes)}
+        return {"device": describe([device])[0], "token": token, "urls": urls}

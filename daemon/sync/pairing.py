@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from daemon.sync.devices import READ, RECORD, Device, Devices
+from daemon.sync.devices import READ, RECORD, Device, Devices, one_line
 from daemon.sync.identity import Identity
 from daemon.sync.limits import RateLimit
 from idiolect.errors import UsageError
@@ -108,7 +108,8 @@ class PairingDesk:
         if len(self._attempts) >= MAX_PENDING:
             raise Refusal(429, "too many devices are asking already", PAIR_EXPIRES_S)
         self._refuse_flood(address)
-        attempt = Attempt(secrets.token_urlsafe(12), label, platform, commit, self._clock() + PAIR_EXPIRES_S)
+        names = one_line(label), one_line(platform)
+        attempt = Attempt(secrets.token_urlsafe(12), *names, commit, self._clock() + PAIR_EXPIRES_S)
         self._attempts[attempt.pair_id] = attempt
         return attempt
 

@@ -206,6 +206,8 @@ def test_help_names_every_command(home: Path) -> None:
     text = idiolect("--help", home=home).stdout
     for command in ("doctor", "service", "prompts", "record", "coverage", "backup", "restore", "reload"):
         assert command in text
+    for command in ("pair", "devices", "revoke", "check", "align", "draft"):
+        assert command in text
     for command in ("init", "run", "status", "runs", "train", "evaluate", "export", "transcribe", "wer", "pull"):
         assert command in text
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 
@@ -22,7 +21,9 @@ from daemon.intake.library import Library
 from daemon.paths import Paths
 from daemon.run import Daemon
 from daemon.sync.control import ask
+from idiolect import fetch
 from idiolect.errors import AlreadyRunning, CheckpointError, ConfigError, DatasetError, NotRunning, UsageError
+from idiolect.pairing import Pairings
 from tests.daemon.homes import CONFIG, changed, job_log, living, pipeline, record, states, until
 
 DAEMON = """
@@ -62,9 +63,10 @@ def process(paths: Paths, mode: str, config: Config = CONFIG) -> Iterator[subpro
         started.wait()
 
 
-def _get(url: str) -> Any:  # noqa: ANN401
-    with urlopen(url, timeout=5) as answer:
-        return json.load(answer)
+def _get(paths: Paths, path: str) -> Any:  # noqa: ANN401
+    """As this user's own commands ask, which need no pairing."""
+    connection = Pairings(paths.pairings).choose().connection()
+    return json.loads(fetch.get(connection, path, limit_bytes=1 << 20, timeout_s=5).body)
 
 
 def _states_in(paths: Paths) -> list[str]:
@@ -83,7 +85,7 @@ async def test_recordings_become_a_release_that_is_served_and_more_of_them_the_n
         await until(lambda: states(living_one) == ["published"])
         status = living_one.status()
         assert status["next"]["action"] == "wait"
-        manifest = await asyncio.to_thread(_get, status["server"]["urls"][0] + "/v1/manifest")
+        manifest = await asyncio.to_thread(_get, paths, "/v1/manifest")
         record(paths, 3)
         await until(lambda: states(living_one) == ["published", "published"])
         assert [release["id"] for release in living_one.status()["releases"]] == ["r-0002", "r-0001"]
@@ -188,7 +190,7 @@ async def test_a_state_folder_that_cannot_be_written_does_not_end_the_service(pa
         paths.runs.touch()  # no folder for a run can be made
         record(paths, 0)
         await until(lambda: any("cannot be written" in warning for warning in one.status()["warnings"]))
-        hello = await asyncio.to_thread(_get, one.status()["server"]["urls"][0] + "/v1/hello")
+        hello = await asyncio.to_thread(_get, paths, "/v1/hello")
         assert hello["id"]
 
 
