@@ -180,6 +180,10 @@ class Server(_Section):
     max_mb_per_s: Annotated[float, Field(ge=0, le=100_000)] = 0.0
     """Send files at most this fast, in megabytes a second for all devices together. 0: as fast as it goes."""
 
+    interfaces: tuple[str, ...] = ()
+    """Network interfaces by whose addresses devices are told to come, such as ["eth0"], where bind is 0.0.0.0. None
+    named: all but those of tunnels, containers and virtual machines."""
+
     discovery: bool = True
     """Announce the server on the local network (mDNS, `_idiolect._tcp`)."""
 

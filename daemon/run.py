@@ -74,7 +74,6 @@ class Daemon:
         self._looked = False  # at the folders as they are now
         self._told: dict[str, dict[str, Any]] = {}
         self._told_s = time.monotonic()
-        self._urls: list[str] = []
         self._warnings: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: Server | None = None
@@ -121,7 +120,7 @@ class Daemon:
             self._action,
             pid=os.getpid(),
             job=job.describe() if job else None,
-            urls=self._urls,
+            urls=self._server.urls() if self._server else [],
             warnings=[*self._intake.warnings, *self._warnings.values(), *(waiting if self._trainer.waiting else [])],
         )
 
@@ -209,17 +208,29 @@ class Daemon:
 
     async def _serve_devices(self, settings: ServerSettings, closing: contextlib.AsyncExitStack) -> None:
         store = self._rooms.store
-        door = Door(settings.label, settings.bind, settings.port, settings.plain_port, settings.max_mb_per_s * 1e6)
+        door = Door(
+            settings.label,
+            settings.bind,
+            settings.port,
+            settings.plain_port,
+            settings.max_mb_per_s * 1e6,
+            settings.interfaces,
+        )
         self._server = Server(store, self._rooms.identity, self._rooms.devices, door)
         closing.push_async_callback(self._server.stop)
-        found = await self._server.start()
-        self._urls = [f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}" for host, port in found]
-        self._household = Household(self._rooms, self._server, self._urls)
+        await self._server.start()
+        self._household = Household(self._rooms, self._server)
         self._household.pair_this_computer()
-        self._on_event("serving", {"urls": self._urls})
+        self._on_event("serving", {"urls": self._server.urls()})
         if settings.discovery:
             self._advertisement = Advertisement(
-                store.repo, settings.label, settings.bind, found[0][1], store.version, plain_port=settings.plain_port
+                store.repo,
+                settings.label,
+                settings.bind,
+                self._server.port,
+                store.version,
+                plain_port=self._server.plain_port,
+                interfaces=settings.interfaces,
             )
             closing.push_async_callback(self._advertisement.stop)
             self._spawn(self._advertise(self._advertisement))

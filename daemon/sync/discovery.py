@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import re
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from idiolect.wire import API_VERSION, SERVICE_TYPE
@@ -23,11 +24,11 @@ _log = logging.getLogger(__name__)
 _NOT_OURS = re.compile(r"(docker|br-|veth|virbr|vmnet|vboxnet|tun|tap|wg|tailscale|zt|utun|awdl|llw|ppp)")
 
 
-def addresses(bind: str) -> list[str]:
+def addresses(bind: str, interfaces: Sequence[str] = ()) -> list[str]:
     """The IP addresses by which devices reach a server that is bound to `bind`.
 
-    For a wildcard: this machine's private IPv4 and unique local or global IPv6 addresses on real interfaces, or the
-    loopback address where there is none.
+    For a wildcard: this machine's private IPv4 and unique local or global IPv6 addresses on `interfaces` (names;
+    default: those of no tunnel, bridge or virtual machine), or the loopback address where there is none.
     """
     try:
         address = ipaddress.ip_address(bind)
@@ -36,7 +37,7 @@ def addresses(bind: str) -> list[str]:
         return sorted(found, key=lambda ip: (":" in ip, ip))
     if not address.is_unspecified:
         return [bind]
-    return _own_addresses(with_ipv6=address.version == 6) or ["127.0.0.1"]
+    return _own_addresses(interfaces, with_ipv6=address.version == 6) or ["127.0.0.1"]
 
 
 def label_or_default(label: str, repo: str) -> str:
@@ -50,9 +51,18 @@ class Advertisement:
     """Announces a server that is bound to `bind` and listens on `port`. What fails here is a warning, never an end."""
 
     def __init__(
-        self, repo: str, label: str, bind: str, port: int, version: int, *, plain_port: int | None = None
+        self,
+        repo: str,
+        label: str,
+        bind: str,
+        port: int,
+        version: int,
+        *,
+        plain_port: int | None = None,
+        interfaces: Sequence[str] = (),
     ) -> None:
         self._plain_port = plain_port
+        self._interfaces = interfaces
         self._repo = repo
         self._label = label_or_default(label, repo)
         self._bind = bind
@@ -91,7 +101,7 @@ class Advertisement:
         from zeroconf.asyncio import AsyncZeroconf
 
         try:
-            self._addresses = await asyncio.to_thread(addresses, self._bind)
+            self._addresses = await asyncio.to_thread(addresses, self._bind, self._interfaces)
             self._zeroconf = AsyncZeroconf(interfaces=list(self._addresses))
             info = self._service(f"{self._label}.{SERVICE_TYPE}")
             await (await self._zeroconf.async_register_service(info, allow_name_change=True))
@@ -115,12 +125,16 @@ class Advertisement:
 
     async def _follow_addresses(self) -> None:
         """A laptop changes networks and an interface can come up late: announce anew."""
+        before = self._addresses
         while True:
             await asyncio.sleep(POLL_S)
             with contextlib.suppress(OSError):
-                if await asyncio.to_thread(addresses, self._bind) != self._addresses:
+                found = await asyncio.to_thread(addresses, self._bind, self._interfaces)
+                # Twice the same, as an interface that is coming up has its addresses one after the other.
+                if found == before != self._addresses:
                     await self._withdraw()
                     await self._announce()
+                before = found
 
     def _service(self, name: str) -> ServiceInfo:
         from zeroconf import ServiceInfo
@@ -145,12 +159,12 @@ def _failures() -> tuple[type[Exception], ...]:
     return (OSError, RuntimeError, ValueError, zeroconf.Error)
 
 
-def _own_addresses(*, with_ipv6: bool) -> list[str]:
+def _own_addresses(interfaces: Sequence[str], *, with_ipv6: bool) -> list[str]:
     import ifaddr
 
     found = []
     for adapter in ifaddr.get_adapters():
-        if _NOT_OURS.match(adapter.nice_name):
+        if adapter.nice_name not in interfaces if interfaces else _NOT_OURS.match(adapter.nice_name):
             continue
         for entry in adapter.ips:
             address = ipaddress.ip_address(entry.ip[0] if isinstance(entry.ip, tuple) else entry.ip)

@@ -11,29 +11,29 @@ from idiolect.errors import IdiolectError, UsageError
 from idiolect.pairing import Pairing, Pairings, own_platform
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from daemon.rooms import Rooms
     from daemon.sync.server import Server
 
 THIS_COMPUTER = "this computer"
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 
 class Household:
-    """The devices of one home, whose `server` runs and is reached at `urls`."""
+    """The devices of one home, whose `server` runs."""
 
-    def __init__(self, rooms: Rooms, server: Server, urls: Sequence[str]) -> None:
+    def __init__(self, rooms: Rooms, server: Server) -> None:
         self._rooms = rooms
         self._server = server
-        self._urls = tuple(urls)
 
     def pair_this_computer(self) -> None:
         """Let this user's own commands pull without asking: who can read the key here needs no pairing."""
+        here = _LOOPBACK.get(self._rooms.config.server.bind)  # an address of the network may be another tomorrow
+        urls = (*([f"https://{here}:{self._server.port}"] if here else []), *self._server.urls())
         devices, pairings, repo = self._rooms.devices, Pairings(self._rooms.paths.pairings), self._rooms.store.repo
         with contextlib.suppress(IdiolectError):
             known = next((each for each in pairings.all() if each.id == repo), None)
             if known and known.pin == self._rooms.identity.pin and devices.by_token(known.token):
-                pairings.save(known.model_copy(update={"urls": self._urls, "label": self._server.label}))
+                pairings.save(known.model_copy(update={"urls": urls, "label": self._server.label}))
                 return
         for old in devices.all():
             if old.label == THIS_COMPUTER and old.platform == own_platform() and old.revoked_s is None:
@@ -46,7 +46,7 @@ class Household:
                 pin=self._rooms.identity.pin,
                 token=token,
                 device_id=device.id,
-                urls=self._urls,
+                urls=urls,
             )
         )
 
@@ -64,9 +64,9 @@ class Household:
         return action(arguments)
 
     def _open(self, _: dict[str, Any]) -> dict[str, Any]:
-        addresses = [urlsplit(url).netloc for url in self._urls]
-        invitation = self._server.pairing.open(self._rooms.store.repo, addresses)
-        return {"uri": invitation.uri(), "urls": self._urls, **self._look({})}
+        urls = self._server.urls()
+        invitation = self._server.pairing.open(self._rooms.store.repo, [urlsplit(url).netloc for url in urls])
+        return {"uri": invitation.uri(), "urls": urls, **self._look({})}
 
     def _look(self, _: dict[str, Any]) -> dict[str, Any]:
         desk = self._server.pairing
@@ -94,6 +94,6 @@ class Household:
             raise UsageError("the port without encryption is off", "[server] plain_port = 8738 in config.toml opens it")
         label = str(arguments.get("label", ""))
         device, token = self._rooms.devices.add(label, "plain", frozenset({READ}), compat=True)
-        hosts = [urlsplit(url).hostname or "" for url in self._urls]
+        hosts = [urlsplit(url).hostname or "" for url in self._server.urls()]
         urls = [f"http://{f'[{host}]' if ':' in host else host}:{self._server.plain_port}" for host in hosts]
         return {"device": describe([device])[0], "token": token, "urls": urls}

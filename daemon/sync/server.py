@@ -27,6 +27,8 @@ from idiolect.errors import ConfigError, StoreError
 
 KEEPALIVE_S = 20.0
 LONGEST_WAIT_S = pairing.LONG_POLL_S
+LINGER_S = 1.0
+"""For so long the rest of a refused body is thrown away, so that the asker reads why; then the connection ends."""
 ADDRESSES_POLL_S = 10.0
 ANSWERED_S = 1.0
 """After this a device that has left has its answer, and what else it had open is cut."""
@@ -43,6 +45,7 @@ class Door:
     port: int
     plain_port: int | None = None
     bytes_per_s: float = 0.0
+    interfaces: tuple[str, ...] = ()
 
 
 class Server:
@@ -57,6 +60,8 @@ class Server:
         self._tls = ServerTls(identity)
         self._runner: web.AppRunner | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self.port = 0
+        """Where it listens, once it does."""
         self.plain_port: int | None = None
         """The compatibility port once it listens."""
         self.pairing = PairingDesk(identity, devices)
@@ -71,20 +76,27 @@ class Server:
         app.on_response_prepare.append(guard.finish_headers)
         for route in self._routes:
             app.router.add_route(route.method, route.path, route.handler)
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=2.0)
+        runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=2.0, lingering_time=LINGER_S
+        )
         await runner.setup()
         self._runner = runner
-        bind = self._door.bind
         try:
-            self._tls.renew(await asyncio.to_thread(addresses, bind))
-            port = await self._listen(runner, self._tls.context, self._door.port)
+            found = await asyncio.to_thread(addresses, self._door.bind, self._door.interfaces)
+            self._tls.renew(found)
+            self.port = await self._listen(runner, self._tls.context, self._door.port)
             if self._door.plain_port is not None:
                 self.plain_port = await self._listen(runner, None, self._door.plain_port)
         except BaseException:
             await self.stop()
             raise
         self._renewing = asyncio.create_task(self._renew_certificate())
-        return [(host, port) for host in await asyncio.to_thread(addresses, bind)]
+        return [(host, self.port) for host in found]
+
+    def urls(self) -> list[str]:
+        """The addresses by which devices reach it now."""
+        found = addresses(self._door.bind, self._door.interfaces)
+        return [f"https://[{host}]:{self.port}" if ":" in host else f"https://{host}:{self.port}" for host in found]
 
     async def stop(self) -> None:
         """Stop listening; transfers that are under way are cut after two seconds (clients resume them)."""
@@ -226,7 +238,7 @@ class Server:
         while True:
             await asyncio.sleep(ADDRESSES_POLL_S)
             with contextlib.suppress(OSError):
-                self._tls.renew(await asyncio.to_thread(addresses, self._door.bind))
+                self._tls.renew(await asyncio.to_thread(addresses, self._door.bind, self._door.interfaces))
 
 
 def _is_known(request: web.Request, published: Published | None) -> bool:

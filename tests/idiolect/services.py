@@ -117,6 +117,9 @@ class Request(http.server.BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             server.answers[self.path](self)
 
+    def do_POST(self) -> None:
+        self.do_GET()
+
     def send(self, status: int, body: bytes = b"", **headers: str) -> None:
         """A whole answer; `Content_Length` and the like in `headers` replace what would be sent."""
         named = {"Content-Length": str(len(body))} | {key.replace("_", "-"): value for key, value in headers.items()}

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import json
 import ssl
 import tempfile
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from daemon.sync.devices import READ, RECORD, Devices
 from daemon.sync.identity import Identity, ServerTls
 from daemon.sync.releases import ReleaseStore
 from daemon.sync.server import Door, Server
+
+Answer = tuple[int, dict[str, str], bytes]
 
 
 @functools.cache
@@ -47,6 +53,54 @@ def house(store: ReleaseStore, folder: Path, door: Door | None = None) -> House:
     _, token = devices.add("phone", "android", frozenset({READ, RECORD}))
     server = Server(store, identity(), devices, door or Door("desk", "127.0.0.1", 0))
     return House(server, devices, token)
+
+
+class Ask(Protocol):
+    """`ask(path, "Header: value", …)` byte by byte as given, with a good token or with `token`; "" for none."""
+
+    def __call__(
+        self,
+        path: str,
+        *headers: str,
+        method: str = "GET",
+        name: str | None = "127.0.0.1",
+        token: str | None = None,
+        body: bytes = b"",
+    ) -> Coroutine[None, None, Answer]: ...
+
+
+def asking(home: House, host: str, port: int, tls: ssl.SSLContext | None) -> Ask:
+    """Ask the server that listens there."""
+
+    async def ask(
+        path: str,
+        *headers: str,
+        method: str = "GET",
+        name: str | None = "127.0.0.1",
+        token: str | None = None,
+        body: bytes = b"",
+    ) -> Answer:
+        reader, writer = await asyncio.open_connection(host, port, ssl=tls)
+        lines = [f"{method} {path} HTTP/1.1", *([f"Host: {name}"] if name is not None else []), *headers]
+        lines += [f"Authorization: Bearer {home.token if token is None else token}"] if token != "" else []
+        lines += [f"Content-Length: {len(body)}"] if body else []
+        writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body)
+        head, _, content = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        status, *fields = head.decode().split("\r\n")
+        return int(status.split()[1]), dict(field.split(": ", 1) for field in fields), content
+
+    return ask
+
+
+def problem(answer: Answer) -> str:
+    """What a refusal says, which has to be problem+json of its own status."""
+    status, headers, body = answer
+    assert headers["Content-Type"] == "application/problem+json"
+    content = json.loads(body)
+    assert content["status"] == status
+    return str(content["detail"])
 
 
 def client_tls() -> ssl.SSLContext:

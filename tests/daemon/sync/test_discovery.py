@@ -3,14 +3,17 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 import subprocess
 import sys
 
+import ifaddr
 import pytest
 
 from daemon.sync import discovery
 from daemon.sync.discovery import Advertisement, addresses, label_or_default
 from idiolect.client import Service, find
+from idiolect.wire import SERVICE_TYPE
 
 REPO = "k7f3q2mzx5ab"
 
@@ -57,12 +60,12 @@ async def test_the_manifests_version_is_told() -> None:
 
 async def test_announced_anew_when_the_addresses_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "POLL_S", 0.1)
-    monkeypatch.setattr(discovery, "addresses", lambda _: ["127.0.0.2"])
+    monkeypatch.setattr(discovery, "addresses", lambda *_: ["127.0.0.2"])
     repo = anybody()
     advertisement = Advertisement(repo, "", "0.0.0.0", 1003, 1)
     try:
         assert await advertisement.start() is None
-        monkeypatch.setattr(discovery, "addresses", lambda _: ["127.0.0.1"])
+        monkeypatch.setattr(discovery, "addresses", lambda *_: ["127.0.0.1"])
         for _ in range(10):
             (service,) = await found(repo)
             if service.urls == ("https://127.0.0.1:1003",):
@@ -76,7 +79,7 @@ async def test_announced_anew_when_the_addresses_change(monkeypatch: pytest.Monk
 async def test_a_network_that_cannot_be_used_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def no_network(_: str) -> list[str]:
+    def no_network(*_: object) -> list[str]:
         raise OSError("Network is unreachable")
 
     monkeypatch.setattr(discovery, "addresses", no_network)
@@ -96,6 +99,81 @@ def test_addresses() -> None:
     for address in addresses("0.0.0.0"):
         assert ":" not in address
     assert addresses("::")
+
+
+def test_interfaces_that_lead_to_no_device_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def adapter(name: str, *ips: str) -> ifaddr.Adapter:
+        return ifaddr.Adapter(name, name, [ifaddr.IP((ip, 0, 0) if ":" in ip else ip, 24, name) for ip in ips])
+
+    adapters = [
+        adapter("lo", "127.0.0.1"),
+        adapter("eth0", "192.168.1.20", "fd00::2", "fe80::2"),
+        adapter("wlan0", "10.0.0.7", "8.8.4.4"),
+        *(adapter(name, "172.17.0.1") for name in ("docker0", "br-1f", "veth9", "virbr0", "wg0", "tailscale0", "tun0")),
+    ]
+    monkeypatch.setattr(ifaddr, "get_adapters", lambda: adapters)
+    assert addresses("0.0.0.0") == ["10.0.0.7", "192.168.1.20"]
+    assert addresses("::") == ["10.0.0.7", "192.168.1.20", "fd00::2"]
+    assert addresses("0.0.0.0", ["eth0"]) == ["192.168.1.20"]
+    assert addresses("0.0.0.0", ["wg0"]) == ["172.17.0.1"]
+    assert addresses("0.0.0.0", ["eth9"]) == ["127.0.0.1"]
+    assert addresses("192.168.1.20", ["wlan0"]) == ["192.168.1.20"]
+
+
+async def test_an_interface_that_comes_up_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses that were seen once are not announced: one that flickers would make the service come and go."""
+    monkeypatch.setattr(discovery, "POLL_S", 0.05)
+    seen = [["127.0.0.1"], ["127.0.0.2"], ["127.0.0.3"], ["127.0.0.1"]]
+    monkeypatch.setattr(discovery, "addresses", lambda *_: seen.pop(0) if len(seen) > 1 else seen[0])
+    advertisement = Advertisement(anybody(), "", "0.0.0.0", 1004, 1)
+    try:
+        assert await advertisement.start() is None
+        first = advertisement._zeroconf
+        while len(seen) > 1:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
+        assert advertisement._zeroconf is first
+    finally:
+        await advertisement.stop()
+
+
+async def test_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly these keys, short enough for one packet, and neither this machine's nor its user's name."""
+    from zeroconf import Zeroconf
+
+    repo = anybody()
+    advertisement = Advertisement(repo, "", "127.0.0.1", 8737, 2**53 - 1, plain_port=8738)
+    try:
+        assert await advertisement.start() is None
+        zeroconf = Zeroconf(interfaces=["127.0.0.1"])
+        name = f"idiolect-{repo[:4]}.{SERVICE_TYPE}"
+        info = await asyncio.to_thread(zeroconf.get_service_info, SERVICE_TYPE, name, 5000)
+        zeroconf.close()
+        assert info is not None
+        assert info.decoded_properties == {
+            "txtvers": "1",
+            "id": repo,
+            "api": "1",
+            "mv": str(2**53 - 1),
+            "tls": "1",
+            "hp": "8738",
+        }
+        assert len(info.text) < 400
+        assert info.server == f"{repo}.local."
+        assert socket.gethostname() not in f"{info.name} {info.server} {info.text!r}".replace(repo, "")
+    finally:
+        await advertisement.stop()
+
+
+async def test_a_service_without_tls_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = anybody()
+    monkeypatch.setattr(Advertisement, "_texts", lambda self: {"txtvers": "1", "id": repo, "api": "1", "mv": "1"})
+    advertisement = Advertisement(repo, "", "127.0.0.1", 8737, 1)
+    try:
+        assert await advertisement.start() is None
+        assert await found(repo, timeout_s=2.0) == []
+    finally:
+        await advertisement.stop()
 
 
 def test_labels() -> None:

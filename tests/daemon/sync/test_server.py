@@ -4,11 +4,9 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from daemon.sync.releases import ReleaseStore
 from daemon.sync.server import Door, Server
 from idiolect import wire
 from idiolect.errors import ConfigError
-from tests.daemon.sync.doors import House, client_tls, house, identity
+from tests.daemon.sync.doors import Ask, House, client_tls, identity, problem
 from tests.daemon.sync.publishing import candidate, model_bytes
 
 SIZE = 3_000_000  # three reads of the server
@@ -30,59 +28,11 @@ DIGEST = hashlib.sha256(MODEL).hexdigest()
 BLOB = f"/v1/blobs/sha256:{DIGEST}"
 ETAG = f'"sha256:{DIGEST}"'
 
-Answer = tuple[int, dict[str, str], bytes]
-Ask = Callable[..., Coroutine[None, None, Answer]]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ReleaseStore:
-    return ReleaseStore(tmp_path / "store")
-
-
-@pytest.fixture
-async def home(store: ReleaseStore, tmp_path: Path) -> AsyncIterator[House]:
-    home = house(store, tmp_path)
-    yield home
-    await home.server.stop()
-    home.devices.close()
-
-
-@pytest.fixture
-def server(home: House) -> Server:
-    return home.server
-
-
-@pytest.fixture
-async def ask(home: House) -> Ask:
-    """Ask the started server, byte by byte as given and with a good token: `ask(path, "Header: value", …)`."""
-    ((host, port),) = await home.server.start()
-
-    async def ask(path: str, *headers: str, method: str = "GET", name: str | None = "127.0.0.1") -> Answer:
-        reader, writer = await asyncio.open_connection(host, port, ssl=client_tls())
-        lines = [f"{method} {path} HTTP/1.1", *([f"Host: {name}"] if name is not None else []), *headers]
-        lines.append(f"Authorization: Bearer {home.token}")
-        writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1"))
-        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-        writer.close()
-        await writer.wait_closed()
-        status, *fields = head.decode().split("\r\n")
-        return int(status.split()[1]), dict(field.split(": ", 1) for field in fields), body
-
-    return ask
-
 
 @pytest.fixture
 async def published(store: ReleaseStore, ask: Ask, tmp_path: Path) -> Ask:
     store.publish(candidate(tmp_path, 1, size_bytes=SIZE))
     return ask
-
-
-def problem(answer: Answer) -> str:
-    status, headers, body = answer
-    assert headers["Content-Type"] == "application/problem+json"
-    content = json.loads(body)
-    assert content["status"] == status
-    return str(content["detail"])
 
 
 async def test_hello(ask: Ask, store: ReleaseStore) -> None:
