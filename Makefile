@@ -1,11 +1,12 @@
 # make demo [VOICE=human]   the main job, offline, on what ships with idiolect
 # make test                 all tests and linters;  make quick: those without torch
+# make threats              take each defence away in turn: its test has to notice
 # make setup [TORCH=cpu|cuda|rocm]
 VOICE ?= synthetic
 TORCH ?=
 PY := .venv/bin/python
 
-.PHONY: demo test quick lint format bench setup setup-dev clean
+.PHONY: demo test quick threats lint format bench setup setup-dev clean
 
 demo: setup
 	$(PY) -m daemon.cli demo --voice $(VOICE)
@@ -15,6 +16,9 @@ test: lint
 
 quick: setup-dev
 	$(PY) -m pytest -q -n 3 --dist worksteal -m "not torch and not whispercpp"
+
+threats: setup-dev
+	$(PY) -m tests.threats
 
 lint: setup-dev
 	.venv/bin/ruff check .
