@@ -181,7 +181,9 @@ async def test_an_empty_file_and_ranges() -> None:
 
 async def test_traversal(published: Ask, store: ReleaseStore) -> None:
     """Whatever is asked, only the digest of a listed file gives a file, and never one from elsewhere."""
-    (store.blob(DIGEST) or Path()).with_name("0" * 64).write_bytes(b"not published")
+    unlisted = (store.blob(DIGEST) or Path()).parent.parent / "00" / ("0" * 64)
+    unlisted.parent.mkdir()
+    unlisted.write_bytes(b"not published")
     prefixes = ("/v1/blobs/sha256:", "/v1/blobs/sha256%3A", "/v1/blobs/", "/v1/blobs/sha256/", "//v1/blobs/sha256:")
     names = (
         "../../../../../etc/passwd",
