@@ -109,10 +109,14 @@ async def _send(
     bandwidth: Bandwidth,
 ) -> None:
     first, end = span
-    source.seek(first)
     try:
         while first < end:
-            chunk = await asyncio.to_thread(source.read, min(CHUNK_BYTES, end - first))
+            size_bytes = min(CHUNK_BYTES, end - first)
+            # The way through a thread costs half as much processor time again as all the rest.
+            if _is_in_memory(source, size_bytes, first):
+                chunk = os.pread(source.fileno(), size_bytes, first)
+            else:
+                chunk = await asyncio.to_thread(os.pread, source.fileno(), size_bytes, first)
             if not chunk:
                 raise OSError("the file became shorter while it was sent")
             await bandwidth.take(len(chunk))
@@ -128,3 +132,15 @@ async def _send(
         _log.warning("cannot send %s to %s: %s", request.path, request.remote, reason)
         if request.transport is not None:
             request.transport.abort()
+
+
+def _is_in_memory(source: BinaryIO, size_bytes: int, offset: int) -> bool:
+    """Whether reading there waits for no disk, by its first and last byte and where the system tells (Linux)."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        return False
+    buffer = [bytearray(1)]
+    try:
+        ends = (offset, offset + size_bytes - 1)
+        return all(os.preadv(source.fileno(), buffer, place, os.RWF_NOWAIT) == 1 for place in ends)
+    except OSError:
+        return False

@@ -188,7 +188,7 @@ async def test_a_slow_body_is_not_waited_for(home: House, monkeypatch: pytest.Mo
     ((host, port),) = await home.server.start()
     reader, writer = await asyncio.open_connection(host, port, ssl=client_tls())
     writer.write(f"POST /v1/pair/qr HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n{{".encode())
-    assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+    assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 408 ")
     writer.close()
     assert guard.body_deadline_s(0) == 0.3
     monkeypatch.undo()
