@@ -173,9 +173,10 @@ class Server(_Section):
     label: Annotated[str, Field(max_length=40)] = ""
     """Name shown to devices. Empty: one that tells nothing about you."""
 
-    plain_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(default=None, examples=[8738])
+    plain_port: Annotated[int, Field(ge=0, le=65_535)] | None = Field(default=None, examples=[8738])
     """A second port without encryption, for apps that cannot take this machine's own certificate. It only reads, with
-    tokens of its own (`idiolect pair --plain LABEL`) that whoever listens on your network can use. Unset: none."""
+    tokens of its own (`idiolect pair --plain LABEL`) that whoever listens on your network can use. 0: any free one.
+    Unset: none."""
 
     max_mb_per_s: Annotated[float, Field(ge=0, le=100_000)] = 0.0
     """Send files at most this fast, in megabytes a second for all devices together. 0: as fast as it goes."""

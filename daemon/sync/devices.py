@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import sqlite3
@@ -66,7 +67,7 @@ class Devices:
             self._db = sqlite3.connect(path, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(_SCHEMA)
-            rows = self._db.execute("SELECT token_sha256, * FROM devices").fetchall()
+            rows = self._db.execute("SELECT token_sha256, * FROM devices ORDER BY rowid").fetchall()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f"the list of devices {path} cannot be read: {error}",
@@ -80,7 +81,7 @@ class Devices:
 
     def all(self) -> list[Device]:
         """Every device ever let in, oldest first."""
-        return sorted(self._by_token.values(), key=lambda device: (device.created_s, device.id))
+        return list(self._by_token.values())
 
     def add(self, label: str, platform: str, scopes: frozenset[str], *, compat: bool = False) -> tuple[Device, str]:
         """Let a device in; gives it and its token, which is told only this once."""
@@ -104,10 +105,11 @@ class Devices:
         return device if device is not None and device.is_valid(time.time()) else None
 
     def seen(self, device: Device) -> None:
-        """Note that it was here, to the minute."""
+        """Note that it was here, to the minute; on a full disk only until the next start."""
         minute_s = int(time.time()) // 60 * 60
         if device.last_seen_s != minute_s:
-            self._change(replace(device, last_seen_s=minute_s))
+            with contextlib.suppress(sqlite3.Error):
+                self._change(replace(device, last_seen_s=minute_s))
 
     def revoke(self, name: str) -> Device:
         """Shut the device with this id, or this label where it is the only one. Raises UsageError for no such one."""
@@ -123,12 +125,12 @@ class Devices:
 
     def _change(self, device: Device) -> None:
         digest = next(digest for digest, known in self._by_token.items() if known.id == device.id)
+        self._by_token[digest] = device  # first: who is shut out stays out also when the disk is full
         with self._db:
             self._db.execute(
                 "UPDATE devices SET last_seen_s = ?, revoked_s = ? WHERE id = ?",
                 (device.last_seen_s, device.revoked_s, device.id),
             )
-        self._by_token[digest] = device
 
 
 def describe(devices: Iterable[Device]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import signal
@@ -262,10 +263,8 @@ def test_nothing_published_yet(url: str, into: Path) -> None:
 async def test_found_by_itself(
     store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import asyncio
-
     publish(1)
-    port = int(url.rpartition(":")[2])
+    port = port_of(url)
     advertisement = Advertisement(store.repo, "", "127.0.0.1", port, 1)
     assert await advertisement.start() is None
     try:
@@ -307,6 +306,35 @@ def test_the_first_address_that_has_the_key(
         assert pairing.urls == (url,)
         _announced(monkeypatch)
         assert Client(into.with_name("other"), "android-futo").pull().url == url
+
+
+async def test_somebody_else_announces_himself_under_its_name(
+    store: ReleaseStore, connection: Connection, publish: Callable[..., bytes], into: Path
+) -> None:
+    """Over the network: the impostor first, who says goodbye for the other as well; then the true one at a new port."""
+    publish(1)
+    Pairings().save(Pairing(id=store.repo, pin=connection.pin, token=connection.token, urls=("https://127.0.0.1:1",)))
+    client = Client(into, "android-futo")
+    with lying(stranger()) as other:
+        impostor = Advertisement(store.repo, f"impostor {store.repo}", "127.0.0.1", port_of(other.url), 99)
+        true = Advertisement(store.repo, f"true {store.repo}", "127.0.0.1", port_of(connection.url), 1)
+        try:
+            assert await impostor.start() is None
+            with pytest.raises(SyncError):
+                await asyncio.to_thread(Client(into, "android-futo", timeout_s=2.0).pull)
+            assert await true.start() is None
+            assert (await asyncio.to_thread(client.pull)).url == connection.url
+            await impostor.stop()
+            publish(2)
+            assert (await asyncio.to_thread(client.pull)).release_id == "r-0002"
+        finally:
+            await impostor.stop()
+            await true.stop()
+        assert other.requests == []
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
 
 
 def test_another_key_is_told_nothing(url: str, publish: Callable[..., bytes], into: Path) -> None:

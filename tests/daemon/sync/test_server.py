@@ -19,7 +19,7 @@ from daemon.sync.releases import ReleaseStore
 from daemon.sync.server import Door, Server
 from idiolect import wire
 from idiolect.errors import ConfigError
-from tests.daemon.sync.doors import Ask, House, client_tls, identity, problem
+from tests.daemon.sync.doors import Ask, House, asking, client_tls, house, identity, problem
 from tests.daemon.sync.publishing import candidate, model_bytes
 
 SIZE = 3_000_000  # three reads of the server
@@ -335,6 +335,21 @@ async def test_the_whole_network(home: House, store: ReleaseStore) -> None:
             await writer.wait_closed()
     finally:
         await server.stop()
+
+
+async def test_the_speed_can_be_limited(store: ReleaseStore, tmp_path: Path) -> None:
+    home = house(store, tmp_path / "home", Door("", "127.0.0.1", 0, bytes_per_s=3_000_000))
+    store.publish(candidate(tmp_path, 1, size_bytes=SIZE))
+    try:
+        ((host, port),) = await home.server.start()
+        ask = asking(home, host, port, client_tls())
+        began = time.monotonic()
+        for _ in range(2):  # a second's worth at once, the rest at that speed
+            assert (await ask(BLOB))[2] == MODEL
+        assert time.monotonic() - began > 0.9
+    finally:
+        await home.server.stop()
+        home.devices.close()
 
 
 async def test_stop_ends_those_who_wait(published: Ask, server: Server) -> None:
