@@ -23,6 +23,9 @@ from idiolect.errors import ServiceNotFound, SyncError, TransferFailed, UsageErr
 
 FIXED_HEADERS = {"Accept-Encoding": "identity", "Connection": "close", "User-Agent": "idiolect"}
 
+MAX_ADDRESSES = 32
+"""So many are tried at most: anybody may announce thousands under the service's name."""
+
 _Event = tuple[str, str, SyncError | None]
 
 
@@ -153,7 +156,7 @@ def _first_reached(events: queue.SimpleQueue[_Event], start: Callable[[str], Non
         if what != "found":
             waiting_for -= 1
             last = failure or last
-        elif url not in seen:
+        elif url not in seen and len(seen) < MAX_ADDRESSES:
             seen.add(url)
             waiting_for += 1
             start(url)

@@ -115,6 +115,7 @@ async def _send(
             # The way through a thread costs half as much processor time again as all the rest.
             if _is_in_memory(source, size_bytes, first):
                 chunk = os.pread(source.fileno(), size_bytes, first)
+                await asyncio.sleep(0)  # neither this nor writing to who reads fast would let others have their turn
             else:
                 chunk = await asyncio.to_thread(os.pread, source.fileno(), size_bytes, first)
             if not chunk:

@@ -62,7 +62,8 @@ class Guard:
         if visit is not None:
             visit.asked = True
         self._check_host(request)
-        scope = self._scopes.get(request.match_info.handler)
+        # A route that says nothing of a scope is a mistake (500), never an open door; no route at all is 404 or 405.
+        scope = None if request.match_info.http_exception else self._scopes[request.match_info.handler]
         if scope is None:
             _pause(self._open, request)
             self._open.note(_asker(request))
@@ -152,6 +153,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as error:
         kept = {name: error.headers[name] for name in _KEPT if name in error.headers}
         return _problem(error.status, error.text or error.reason, kept)
+    except ConnectionError:  # the asker has left
+        raise
     except Exception:
         _log.exception("cannot answer %s", request.path)
         return _problem(500, "this could not be answered; the service's log says why", {})

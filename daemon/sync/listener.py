@@ -7,10 +7,10 @@ here and only handed to aiohttp once they are within bounds.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,9 +146,7 @@ class Listener:
             or len(self._visits) >= MAX_CONNECTIONS
         )
 
-    def _spawn(self, work: Any) -> None:  # noqa: ANN401
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        with contextlib.suppress(AttributeError):
-            task.set_name("idiolect connection")

@@ -18,14 +18,15 @@ import pytest
 import idiolect
 from daemon.sync.discovery import Advertisement
 from daemon.sync.releases import ReleaseStore
+from daemon.sync.server import Door, Server
 from idiolect import client as client_module
 from idiolect import install, wire
 from idiolect.client import Client, Service, find
 from idiolect.connection import Connection
 from idiolect.errors import NotPaired, ServiceNotFound, SyncError, TransferFailed, UsageError, VerificationFailed
 from idiolect.pairing import Pairing, Pairings
-from tests.daemon.sync.doors import stranger
-from tests.daemon.sync.publishing import artifact, model_bytes, of
+from tests.daemon.sync.doors import house, identity, stranger
+from tests.daemon.sync.publishing import artifact, candidate, model_bytes, of
 from tests.idiolect.pulls import SIZE, copy_manifest, everything, hidden
 from tests.idiolect.services import LyingService, lying, through_a_cable
 
@@ -279,6 +280,41 @@ async def test_found_by_itself(
     # No announcement any more: the address that was good last time.
     assert (await asyncio.to_thread(Client(into, "android-futo", timeout_s=1.0).pull)).release_id == "r-0003"
     assert Pairings().all()[0].urls == (url,)
+
+
+async def test_the_service_moves_in_the_middle_of_a_transfer(store: ReleaseStore, tmp_path: Path, into: Path) -> None:
+    """Another address, found by its announcement: what had come is kept."""
+    size_bytes = 3_000_000
+    store.publish(candidate(tmp_path / "made", 1, size_bytes=size_bytes))
+    home = house(store, tmp_path / "desk")
+    moved = Server(store, identity(), home.devices, Door("desk", "127.0.0.1", 0))
+    advertisement: Advertisement | None = None
+    try:
+        ((_, port),) = await home.server.start()
+        Pairings().save(
+            Pairing(id=store.repo, pin=identity().pin, token=home.token, urls=(f"https://127.0.0.1:{port}",))
+        )
+        with through_a_cable(f"https://127.0.0.1:{port}") as cable:
+            cable.cuts = [1 << 40, 1_000_000, *[0] * 20]
+            with pytest.raises(TransferFailed):
+                await asyncio.to_thread(Client(into, "android-futo", url=cable.url).pull)
+        await home.server.stop()
+        (part,) = (hidden(into) / "parts").iterdir()
+        kept = part.stat().st_size
+        ((_, port),) = await moved.start()
+        advertisement = Advertisement(store.repo, "", "127.0.0.1", port, 1)
+        assert await advertisement.start() is None
+        told: list[int] = []
+        pulled = await asyncio.to_thread(Client(into, "android-futo").pull, lambda done, _: told.append(done))
+        assert pulled.url == f"https://127.0.0.1:{port}"
+        assert pulled.files[0].read_bytes() == model_bytes(1, size_bytes)
+        assert told[0] > kept > 0
+    finally:
+        if advertisement is not None:
+            await advertisement.stop()
+        await home.server.stop()
+        await moved.stop()
+        home.devices.close()
 
 
 def _announced(monkeypatch: pytest.MonkeyPatch, *services: Service) -> None:

@@ -198,6 +198,21 @@ def test_the_first_address_with_the_key_wins(store: ReleaseStore) -> None:
         assert other.requests == []
 
 
+def test_a_flood_of_addresses_is_not_followed() -> None:
+    with lying(stranger()) as other:
+        urls = (f"{other.url}/{number}" for number in range(5_000))
+        started: list[int] = []
+
+        def counted() -> Iterator[str]:
+            for url in urls:
+                started.append(threading.active_count())
+                yield url
+
+        with pytest.raises(VerificationFailed):
+            reach(Connection("", identity().pin), counted(), 5)
+        assert max(started) < 200
+
+
 def test_a_token_is_never_in_an_address(store: ReleaseStore) -> None:
     with lying() as service:
         service.answers["/v1/x"] = lambda request: request.send(200)

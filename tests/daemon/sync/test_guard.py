@@ -17,6 +17,7 @@ import pytest
 
 from daemon.sync import guard, listener
 from daemon.sync.devices import READ, RECORD, TOKEN_PREFIX
+from daemon.sync.limits import RateLimit
 from daemon.sync.releases import ReleaseStore
 from daemon.sync.server import Door
 from tests.daemon.sync.doors import Answer, Ask, House, asking, client_tls, house, problem
@@ -91,6 +92,23 @@ async def test_unknown_and_revoked_tokens_take_equally_long(home: House) -> None
             spent[token] += time.process_time() - began
     shorter, longer = sorted(spent.values())
     assert longer < 5 * shorter + 0.01
+
+
+async def test_a_route_without_a_scope_is_no_open_door(home: House, caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that was added past the table of routes."""
+    home.server._guard._scopes = {
+        handler: scope for handler, scope in home.server._guard._scopes.items() if scope is not None
+    }
+    ((host, port),) = await home.server.start()
+    assert (await asking(home, host, port, client_tls())("/v1/hello"))[0] == 500
+    assert "cannot answer /v1/hello" in caplog.text
+
+
+async def test_who_asks_too_often_without_a_token_has_to_wait(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RateLimit, "wait_s", lambda self, key: 7 if self._times == 120 else 0)
+    answer = await ask("/v1/hello")
+    assert (answer[0], answer[1]["Retry-After"]) == (429, "7")
+    assert (await ask("/v1/manifest"))[0] == 404  # devices are not held up by it
 
 
 async def test_scopes(store: ReleaseStore, ask: Ask, home: House, tmp_path: Path) -> None:
