@@ -66,7 +66,10 @@ class Listener:
         found = await loop.getaddrinfo(bind, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, _, _, _, address in dict.fromkeys(found):
-                listening = socket.create_server((str(address[0]), port), family=family, backlog=128)
+                both = address[0] == "::" and socket.has_dualstack_ipv6()  # IPv4 devices come by "::" as well
+                listening = socket.create_server(
+                    (str(address[0]), port), family=family, backlog=128, dualstack_ipv6=both
+                )
                 listening.setblocking(False)
                 self._sockets.append(listening)
                 port = listening.getsockname()[1]

@@ -322,14 +322,18 @@ async def test_a_port_in_use(server: Server, home: House, store: ReleaseStore) -
         await Server(store, identity(), home.devices, Door("", "203.0.113.77", 0)).start()
 
 
-async def test_the_whole_network(home: House, store: ReleaseStore) -> None:
+@pytest.mark.parametrize("bind", ["0.0.0.0", "::"])
+async def test_the_whole_network(home: House, store: ReleaseStore, bind: str) -> None:
     """Bound to everything, it tells addresses that devices can use, and answers there."""
-    server = Server(store, identity(), home.devices, Door("", "0.0.0.0", 0))
+    if ":" in bind and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    server = Server(store, identity(), home.devices, Door("", bind, 0))
     try:
         for host, port in await server.start():
-            assert host != "0.0.0.0"
+            assert host not in {"0.0.0.0", "::"}
             reader, writer = await asyncio.open_connection(host, port, ssl=client_tls())
-            writer.write(f"GET /v1/hello HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+            name = f"[{host}]" if ":" in host else host
+            writer.write(f"GET /v1/hello HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n".encode())
             assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
             writer.close()
             await writer.wait_closed()
