@@ -33,7 +33,8 @@ class Household:
         with contextlib.suppress(IdiolectError):
             known = next((each for each in pairings.all() if each.id == repo), None)
             if known and known.pin == self._rooms.identity.pin and devices.by_token(known.token):
-                pairings.save(known.model_copy(update={"urls": urls, "label": self._server.label}))
+                now = {"urls": urls, "label": self._server.label, "root_key": self._server.root_key}
+                pairings.save(known.model_copy(update=now))
                 return
         for old in devices.all():
             if old.label == THIS_COMPUTER and old.platform == own_platform() and old.revoked_s is None:
@@ -46,6 +47,7 @@ class Household:
                 pin=self._rooms.identity.pin,
                 token=token,
                 device_id=device.id,
+                root_key=self._server.root_key,
                 urls=urls,
             )
         )
@@ -65,7 +67,8 @@ class Household:
 
     def _open(self, _: dict[str, Any]) -> dict[str, Any]:
         urls = self._server.urls()
-        invitation = self._server.pairing.open(self._rooms.store.repo, [urlsplit(url).netloc for url in urls])
+        addresses = [urlsplit(url).netloc for url in urls]
+        invitation = self._server.pairing.open(self._rooms.store.repo, addresses, self._server.root_key)
         return {"uri": invitation.uri(), "urls": urls, **self._look({})}
 
     def _look(self, _: dict[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class Server:
         self.plain_port: int | None = None
         """The compatibility port once it listens."""
         self.pairing = PairingDesk(identity, devices)
+        self.root_key = ""
+        """What tells a device who may sign manifests; it is told at pairing."""
         own_name = socket.gethostname().lower()
         own_names = {"localhost", own_name, f"{own_name.partition('.')[0]}.local", f"{store.repo}.local"}
         self._routes = self._make_routes()
@@ -212,6 +214,7 @@ class Server:
             label=self.label,
             device_id=device.id,
             token=token,
+            root_key=self.root_key,
             manifest_version=self._store.version,
         )
         return _json(200, granted)
