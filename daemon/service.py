@@ -1,14 +1,16 @@
-"""The daemon as a service of this user: a systemd unit, a launchd agent or a Windows task.
+"""The daemon as a service of this user: a systemd unit, a launchd daemon or a Windows task.
 
 Formats: systemd.unit(5), systemd.service(5), systemd.exec(5); launchd.plist(5); Task Scheduler schema 1.2.
 """
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import plistlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -83,11 +85,13 @@ WantedBy=default.target
 """
 
 
-def launchd_agent(service: Service) -> bytes:
-    """A property list for ~/Library/LaunchAgents."""
+def launchd_daemon(service: Service) -> bytes:
+    """A property list for /Library/LaunchDaemons that runs as this user: macOS 15 keeps agents, but not daemons, from
+    the local network without asking anybody (Apple TN3179)."""
     return plistlib.dumps(
         {
             "Label": f"org.{service.name}",
+            "UserName": getpass.getuser(),
             "ProgramArguments": list(service.command),
             "EnvironmentVariables": dict(service.environment),
             "RunAtLoad": True,
@@ -147,7 +151,7 @@ def windows_task(service: Service) -> bytes:
 
 @dataclass(frozen=True)
 class Manager:
-    """How one system keeps services: the file, what stands in it, and the commands, with {name}, {file} and {uid}."""
+    """How one system keeps services: the file, what stands in it, and the commands, with {name} and {file}."""
 
     file: str
     content: Callable[[Service], str | bytes]
@@ -167,11 +171,14 @@ MANAGERS: dict[str, Manager] = {
         "It runs while you are logged in; to have it run always: loginctl enable-linger",
     ),
     "darwin": Manager(
-        "~/Library/LaunchAgents/org.{name}.plist",
-        launchd_agent,
-        ("launchctl bootstrap gui/{uid} {file}",),
-        ("launchctl bootout gui/{uid}/org.{name}",),
-        "launchctl print gui/{uid}/org.{name}",
+        "~/Library/Application Support/idiolect/org.{name}.plist",
+        launchd_daemon,
+        (
+            "sudo install -o root -g wheel -m 644 {file} /Library/LaunchDaemons/org.{name}.plist",
+            "sudo launchctl bootstrap system /Library/LaunchDaemons/org.{name}.plist",
+        ),
+        ("sudo launchctl bootout system/org.{name}", "sudo rm /Library/LaunchDaemons/org.{name}.plist"),
+        "launchctl print system/org.{name}",
     ),
     "win32": Manager(
         "~/AppData/Local/idiolect/{name}.xml",
@@ -242,11 +249,10 @@ class Installer:
         return done.stdout
 
     def _filled(self, command: str) -> str:
-        return " ".join(self._fill(part) for part in command.split())
+        return shlex.join(self._fill(part) for part in command.split())
 
     def _fill(self, part: str) -> str:
-        uid = os.getuid() if hasattr(os, "getuid") else 0
-        return part.format(name=self._service.name, file=self.file, uid=uid)
+        return part.format(name=self._service.name, file=self.file)
 
 
 def installer(paths: Paths) -> Installer:

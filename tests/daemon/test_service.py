@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from daemon.paths import Paths
-from daemon.service import MANAGERS, Installer, Service, launchd_agent, systemd_unit, windows_task
+from daemon.service import MANAGERS, Installer, Service, launchd_daemon, systemd_unit, windows_task
 from idiolect.errors import JobError, NotRunning, UsageError
 
 PLAIN = Service("idiolect", ("/opt/me/bin/idiolect", "run"))
@@ -47,12 +47,14 @@ SystemCallErrorNumber=EPERM
 [Install]
 WantedBy=default.target
 """
-AGENT = """<?xml version="1.0" encoding="UTF-8"?>
+LAUNCHD = """<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
 <plist version="1.0">
 <dict>
 	<key>Label</key>
 	<string>org.idiolect-x</string>
+	<key>UserName</key>
+	<string>me</string>
 	<key>ProgramArguments</key>
 	<array>
 		<string>/opt/m e/bin/idiolect</string>
@@ -148,8 +150,9 @@ def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path, home: str | None) -
     assert done.returncode == 0, done.stderr
 
 
-def test_the_launchd_agent() -> None:
-    assert launchd_agent(ODD).decode() == AGENT
+def test_the_launchd_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "me")
+    assert launchd_daemon(ODD).decode() == LAUNCHD
 
 
 def test_the_windows_task() -> None:
