@@ -75,10 +75,11 @@ class Bench:
         """The folder of `base` taught this voice with changed settings; not again where it is there."""
         settings = Settings(**changes)
         d_model = json.loads((base / "config.json").read_text())["d_model"]
-        recipe = defaults_for(settings, d_model).digest()[:8]
+        sources = self._divided(voice, split)[0]
+        recipe = defaults_for(settings, d_model, len(sources)).digest()[:8]
         out = self._folder / f"{base.name}-{voice}-{split}-{recipe}"
         if not out.exists():
-            finetune(base, self._divided(voice, split)[0], out, settings)
+            finetune(base, sources, out, settings)
         return out
 
     def _heard_in(self, model: Path, voice: str, split: int, quantization: str, how: DecodingOptions) -> Heard:

@@ -69,7 +69,6 @@ def finetune(
 
     reporter = reporter or Reporter()
     model, tokenizer = load_model(base)
-    settings = defaults_for(settings, model.config.d_model)
     cache = MelCache(mel_cache) if mel_cache else None
     train, select, skipped = _examples(model, tokenizer, sources, cache, reporter)
     if not train:
@@ -79,6 +78,7 @@ def finetune(
         )
     for line in skipped:
         reporter.warning(f"left out {line}")
+    settings = defaults_for(settings, model.config.d_model, len(train))
     models = [model]
     del model
     run = _trained(base, models, train, select, settings, out.with_name(out.name + ".state"), reporter)

@@ -121,4 +121,8 @@ def test_defaults_follow_the_models_size() -> None:
     assert tiny.learning_rate is not None
     assert small.learning_rate is not None
     assert tiny.learning_rate > small.learning_rate
+    few, some, many = (defaults_for(Settings(), 128, clips) for clips in (10, 50, 200))
+    assert few.learning_rate < some.learning_rate < many.learning_rate  # type: ignore[operator]
+    assert few.ctc_weight == 0.0 != many.ctc_weight
+    assert many == defaults_for(Settings(), 128)
     assert defaults_for(Settings(epochs=1, learning_rate=0.5), 384).learning_rate == 0.5

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from daemon.paths import Paths
-from daemon.sync.control import MAX_REQUEST_BYTES, ControlServer, ask
+from daemon.sync.control import COMMANDS, MAX_REQUEST_BYTES, ControlServer, ask
 from idiolect.errors import CheckpointError, ConfigError, NotRunning, UsageError
 
 
@@ -62,7 +62,7 @@ async def test_an_error_comes_back_as_its_class(paths: Paths) -> None:
 
 @pytest.mark.usefixtures("server")
 async def test_unknown_commands_are_refused_with_the_known_ones(paths: Paths) -> None:
-    with pytest.raises(UsageError, match=r"(?s)unknown command 'dance'.*status, train, rescan, stop"):
+    with pytest.raises(UsageError, match=rf"(?s)unknown command 'dance'.*{', '.join(COMMANDS)}"):
         await _ask(paths, "dance")
 
 
