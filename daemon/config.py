@@ -55,6 +55,15 @@ class Recordings(_Section):
     polling: bool = False
     """Look for changes by polling, for folders on a network mount that idiolect does not recognise as one."""
 
+    max_gb_per_device: Annotated[float, Field(ge=0, le=100_000)] = 2.0
+    """One device may send at most so many gigabytes of recordings (as FLAC; 37 hours of speech) …"""
+
+    max_gb_sent: Annotated[float, Field(ge=0, le=100_000)] = 20.0
+    """… all devices together at most so many …"""
+
+    min_free_gb: Annotated[float, Field(ge=0, le=100_000)] = 5.0
+    """… and none while less than this is free on the disk."""
+
 
 class Training(_Section):
     """When a model is trained, and how."""

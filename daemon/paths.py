@@ -37,6 +37,8 @@ class Paths:
     """The folder that is watched when the configuration names none."""
     keys: Path
     devices_db: Path
+    inbox: Path
+    """What devices have sent and the user has not looked at yet."""
     pairings: Path
     """The services that this user is paired with, this machine's own among them."""
     models: Path
@@ -128,6 +130,7 @@ def _under(config: Path, state: Path, cache: Path, documents: Path) -> Paths:
         recordings=documents / "recordings",
         keys=state / "keys",
         devices_db=state / "devices.sqlite3",
+        inbox=state / "inbox",
         pairings=state / "pairings",
         models=documents / "models",
     )

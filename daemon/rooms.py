@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import device_profiles
-from daemon.config import Config
+from daemon.config import Config, Recordings
 from daemon.intake.library import Library
 from daemon.paths import Paths
 from daemon.sync.devices import Devices
 from daemon.sync.identity import Identity
+from daemon.sync.inbox import Inbox, Quota
 from daemon.sync.releases import ReleaseStore
 from device_profiles import Profile
 from idiolect.errors import ConfigError
@@ -30,6 +31,7 @@ class Rooms:
     store: ReleaseStore
     identity: Identity
     devices: Devices
+    inbox: Inbox
     profiles: Mapping[str, Profile]
 
     @classmethod
@@ -44,7 +46,11 @@ class Rooms:
             devices = Devices(paths.devices_db)
             closing.callback(devices.close)
             identity = Identity(paths.keys)
-            yield cls(paths, config, library, ReleaseStore(paths.store, identity.id), identity, devices, profiles)
+            store = ReleaseStore(paths.store, identity.id)
+            recordings = (config.recordings.folders or (paths.recordings,))[0]
+            inbox = Inbox(paths.inbox, recordings, _quota(config.recordings))
+            closing.callback(inbox.close)
+            yield cls(paths, config, library, store, identity, devices, inbox, profiles)
 
     @staticmethod
     def check(paths: Paths, config: Config) -> None:
@@ -82,6 +88,12 @@ class Rooms:
         if self.config.publish.anyway:
             said.append("[publish] anyway is on: models are published even when they did not prove better")
         return said
+
+
+def _quota(settings: Recordings) -> Quota:
+    return Quota(
+        round(settings.max_gb_per_device * 1e9), round(settings.max_gb_sent * 1e9), round(settings.min_free_gb * 1e9)
+    )
 
 
 def _chosen_profiles(paths: Paths, config: Config) -> dict[str, Profile]:

@@ -24,6 +24,8 @@ from daemon.status import describe
 from daemon.sync.control import ControlServer
 from daemon.sync.discovery import Advertisement
 from daemon.sync.household import Household
+from daemon.sync.recordings import Recordings
+from daemon.sync.review import review
 from daemon.sync.server import Door, Server
 from daemon.work import conditions, runs
 from daemon.work.jobs import PIPELINE
@@ -216,7 +218,8 @@ class Daemon:
             settings.max_mb_per_s * 1e6,
             settings.interfaces,
         )
-        self._server = Server(store, self._rooms.identity, self._rooms.devices, door)
+        recordings = Recordings(self._rooms.inbox)
+        self._server = Server(store, self._rooms.identity, self._rooms.devices, door, recordings.routes())
         closing.push_async_callback(self._server.stop)
         await self._server.start()
         self._household = Household(self._rooms, self._server)
@@ -331,6 +334,8 @@ class Daemon:
             return self._train_now(tier)
         if command in {"devices", "revoke", "pair"}:
             return self._served().command(command, arguments)
+        if command == "inbox":
+            return review(self._rooms, arguments)
         if command == "rescan":
             await self._intake.rescan()
         if command == "stop":

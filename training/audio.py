@@ -51,7 +51,7 @@ def decode_spans(path: Path, spans: Sequence[Span], max_s: float = MAX_FILE_S) -
     """
     import numpy as np
 
-    with _opened(path) as file, closing(_blocks(path, file, max_s)) as blocks:
+    with opened(path, max_s) as blocks:
         held: Pcm = np.zeros(0, np.float32)
         first = 0  # position in samples of held[0]
         for start_s, end_s in spans:
@@ -67,6 +67,14 @@ def decode_spans(path: Path, spans: Sequence[Span], max_s: float = MAX_FILE_S) -
             held = np.concatenate(parts) if parts else held[:0]
             held, first = held[max(0, start - first) :], max(start, first)
             yield held[: int(end - first)] if end < math.inf else held
+
+
+@contextmanager
+def opened(path: Path, max_s: float = MAX_FILE_S) -> Iterator[Iterator[Pcm]]:
+    """The samples of `path` in pieces as `decode` gives them. The file is open already, but nothing of it is decoded
+    before the first piece is asked for: what decoding does not need can be given up in between."""
+    with _opened(path) as file, closing(_blocks(path, file, max_s)) as blocks:
+        yield blocks
 
 
 def duration_s(pcm: Pcm) -> float:

@@ -15,7 +15,7 @@ from daemon.paths import Paths
 from idiolect.child import Message, error_from
 from idiolect.errors import ConfigError, IdiolectError, NotRunning, UsageError
 
-COMMANDS = ("status", "train", "rescan", "reload", "stop", "devices", "revoke", "pair")
+COMMANDS = ("status", "train", "rescan", "reload", "stop", "devices", "revoke", "pair", "inbox")
 MAX_REQUEST_BYTES = 64 * 1024
 REQUEST_WAIT_S = 5.0
 

@@ -125,6 +125,17 @@ def body_deadline_s(size_bytes: int) -> float:
     return 10.0 + size_bytes / 65_536
 
 
+async def not_yet(_: web.Request) -> None:
+    """Where a client waits for "100 Continue", it hears that from who wants its body, once it is known to be let in."""
+
+
+async def want_body(request: web.Request) -> None:
+    """Tell a client that waits with its body to send it."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer proper has yet to begin
+
+
 async def read_json(request: web.Request, model: type[_Model]) -> _Model:
     """The request's body as `model`. Raises 400, 408, 411, 413, 415."""
     size_bytes = request.content_length
@@ -134,6 +145,7 @@ async def read_json(request: web.Request, model: type[_Model]) -> _Model:
         raise web.HTTPRequestEntityTooLarge(MAX_JSON_BYTES, size_bytes, text=f"at most {MAX_JSON_BYTES} bytes")
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise web.HTTPUnsupportedMediaType(text="send it as it is, without Content-Encoding")
+    await want_body(request)
     try:
         async with asyncio.timeout(body_deadline_s(size_bytes)):
             return model.model_validate_json(await request.read())

@@ -8,7 +8,7 @@ import errno
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -49,9 +49,12 @@ class Door:
 
 
 class Server:
-    """Serves `store` over TLS to the `devices` that were let in, as the machine of `identity`."""
+    """Serves `store` over TLS to the `devices` that were let in, as the machine of `identity`; `more` is what else
+    can be asked."""
 
-    def __init__(self, store: ReleaseStore, identity: Identity, devices: Devices, door: Door) -> None:
+    def __init__(
+        self, store: ReleaseStore, identity: Identity, devices: Devices, door: Door, more: Sequence[Route] = ()
+    ) -> None:
         self._store = store
         self._devices = devices
         self._door = door
@@ -69,7 +72,7 @@ class Server:
         """What tells a device who may sign manifests; it is told at pairing."""
         own_name = socket.gethostname().lower()
         own_names = {"localhost", own_name, f"{own_name.partition('.')[0]}.local", f"{store.repo}.local"}
-        self._routes = self._make_routes()
+        self._routes = [*self._make_routes(), *more]
         self._guard = Guard(devices, own_names, self._routes)
 
     async def start(self) -> list[tuple[str, int]]:
@@ -77,9 +80,14 @@ class Server:
         app = web.Application(middlewares=[guard.problems, self._guard.check], client_max_size=guard.MAX_JSON_BYTES)
         app.on_response_prepare.append(guard.finish_headers)
         for route in self._routes:
-            app.router.add_route(route.method, route.path, route.handler)
+            app.router.add_route(route.method, route.path, route.handler, expect_handler=guard.not_yet)
         runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=2.0, lingering_time=LINGER_S
+            app,
+            access_log=None,
+            auto_decompress=False,  # no body is more than its Content-Length says
+            keepalive_timeout=KEEPALIVE_S,
+            shutdown_timeout=2.0,
+            lingering_time=LINGER_S,
         )
         await runner.setup()
         self._runner = runner
