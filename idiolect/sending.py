@@ -141,7 +141,7 @@ class Sender:
 
     def _found(self, connection: Connection) -> Connection:
         try:
-            return connections.reach(connection, self._pairing.urls, min(client.KNOWN_ADDRESS_S, self._timeout_s))
+            found = connections.reach(connection, self._pairing.urls, min(client.KNOWN_ADDRESS_S, self._timeout_s))
         except (ServiceNotFound, TransferFailed, VerificationFailed) as failure:
             done, deadline_s = threading.Event(), time.monotonic() + FIND_S
             announced = client.browse(lambda: not done.is_set() and time.monotonic() < deadline_s)
@@ -150,7 +150,9 @@ class Sender:
                 found = connections.reach(connection, urls, self._timeout_s, done)
             except ServiceNotFound:
                 raise failure from None
-        Pairings().save(self._pairing.known_at(found.url))
+        if self._pairing.urls[:1] != (found.url,):
+            self._pairing = self._pairing.known_at(found.url)
+            Pairings().save(self._pairing)
         return found
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.server
+import select
 import socket
+import ssl
 import struct
 import tempfile
 import threading
@@ -72,7 +74,10 @@ def through_a_cable(url: str) -> Iterator[Cable]:
             request = client.recv(65_536)
             cable.requests.append(request)
             service.sendall(request)
-            while data := service.recv(65_536):
+            while data := (said := _next(client, service)).recv(65_536):
+                if said is client:
+                    service.sendall(data)
+                    continue
                 client.sendall(data[:left])
                 cable.answer_bytes += len(data[:left])
                 left -= len(data)
@@ -99,6 +104,15 @@ def through_a_cable(url: str) -> Iterator[Cable]:
         listener.close()
         for thread in [acceptor, *threads]:
             thread.join(10)
+
+
+def _next(*sides: ssl.SSLSocket) -> ssl.SSLSocket:
+    """The side that has something to say."""
+    for side in sides:
+        if side.pending():
+            return side
+    ready: list[ssl.SSLSocket] = select.select(sides, [], [])[0]
+    return ready[0]
 
 
 Answer = Callable[["Request"], None]
