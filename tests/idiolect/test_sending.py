@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,30 +14,14 @@ from idiolect.errors import NotPaired, SyncError, TransferFailed, UsageError, Ve
 from idiolect.pairing import Pairing, Pairings
 from idiolect.sending import RecordingMeta, Sender, text_beside
 from tests.daemon.sync.doors import identity, stranger
-from tests.daemon.sync.post import Post, post, wav
+from tests.daemon.sync.post import Post, posting, wav
 from tests.idiolect.services import LyingService, Request, lying, through_a_cable
 
 
 @pytest.fixture
 def at(tmp_path: Path) -> Iterator[Post]:
-    """The real server, in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    async def start() -> Post:
-        at = post(tmp_path / "home")
-        await at.house.server.start()
-        return at
-
-    at = asyncio.run_coroutine_threadsafe(start(), loop).result(20)
-    try:
+    with posting(tmp_path / "home") as at:
         yield at
-    finally:
-        asyncio.run_coroutine_threadsafe(at.stop(), loop).result(20)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
-from collections.abc import Coroutine
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from daemon.sync.devices import READ, RECORD, Device, Devices
 from daemon.sync.inbox import Inbox, Quota
@@ -29,6 +30,8 @@ class Post:
     inbox: Inbox
     phone: Device
     folder: Path
+    store: ReleaseStore
+    loop: asyncio.AbstractEventLoop | None = None
 
     async def stop(self) -> None:
         """Close everything."""
@@ -44,16 +47,34 @@ def post(home: Path, quota: Quota = ROOMY) -> Post:
     phone, token = devices.add("phone", "android", frozenset({READ, RECORD}))
     inbox = Inbox(home / "inbox", home / "recordings", quota)
     door = Door("desk", "127.0.0.1", 0)
-    server = Server(ReleaseStore(home / "store"), identity(), devices, door, Recordings(inbox).routes())
-    return Post(House(server, devices, token), inbox, phone, home / "recordings")
+    store = ReleaseStore(home / "store", identity().id)
+    server = Server(store, identity(), devices, door, Recordings(inbox).routes())
+    return Post(House(server, devices, token), inbox, phone, home / "recordings", store)
 
 
-class Put(Protocol):
-    """PUT `data` where its digest says, or where `sha256` says."""
+@contextlib.contextmanager
+def posting(home: Path) -> Iterator[Post]:
+    """The same, started, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
 
-    def __call__(
-        self, data: bytes, *headers: str, sha256: str = "", token: str = ""
-    ) -> Coroutine[None, None, Answer]: ...
+    async def start() -> Post:
+        at = post(home)
+        await at.house.server.start()
+        at.loop = loop
+        return at
+
+    try:
+        at = asyncio.run_coroutine_threadsafe(start(), loop).result(20)
+        try:
+            yield at
+        finally:
+            asyncio.run_coroutine_threadsafe(at.stop(), loop).result(20)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def place(data: bytes) -> str:
