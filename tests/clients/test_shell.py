@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,11 @@ from tests.idiolect.services import LyingService, Request, lying, through_a_cabl
 SCRIPT = Path(__file__).parent.parent.parent / "clients" / "shell" / "idiolect"
 NEEDED = ("curl", "openssl", "jq")
 MISSING = [name for name in NEEDED if shutil.which(name) is None]
+SIGNS = find_spec("idiolect.signing") is not None
 SHELLS = [name for name in ("dash", "bash", "busybox", "mksh") if shutil.which(name)] or ["sh"]
 TOKEN = "idl_" + "t" * 43
 
+needs_signing = pytest.mark.skipif(not SIGNS, reason="the service does not sign its manifests here")
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the shell client needs {', '.join(MISSING)}")
 
 
@@ -98,7 +102,7 @@ def let_in(tmp_path: Path, url: str, token: str = TOKEN, **more: str) -> None:
 
 @pytest.fixture
 def paired(at: Post, tmp_path: Path) -> Post:
-    let_in(tmp_path, f"https://{address(at)}", at.house.token)
+    let_in(tmp_path, f"https://{address(at)}", at.house.token, root_key=at.house.server.root_key)
     return at
 
 
@@ -157,6 +161,7 @@ def test_pairing_by_six_digits(
     assert (tmp_path / "config" / "service.json").exists() == agreed
 
 
+@needs_signing
 def test_pulling_and_pulling_again(paired: Post, client: Client, publish: Callable[..., bytes], tmp_path: Path) -> None:
     into, name = tmp_path / "model", "current/idiolect-tiny-android-futo.bin"
     assert client("pull", "android-futo", into).returncode == 4  # nothing is published yet
@@ -184,12 +189,13 @@ def test_pulling_and_pulling_again(paired: Post, client: Client, publish: Callab
     assert not (into / ".idiolect" / "lock").exists()
 
 
+@needs_signing
 def test_resuming(paired: Post, client: Client, publish: Callable[..., bytes], tmp_path: Path) -> None:
     data = publish(1, size_bytes=400_000)
     into = tmp_path / "model"
     with through_a_cable(f"https://{address(paired)}") as cable:
-        let_in(tmp_path, cable.url, paired.house.token)
-        cable.cuts = [1 << 20, 1 << 20, 150_000, 100_000]  # hello, manifest, and the file in three pieces
+        let_in(tmp_path, cable.url, paired.house.token, root_key=paired.house.server.root_key)
+        cable.cuts = [*[1 << 20] * 3, 150_000, 100_000]  # hello, manifest, root, and the file in three pieces
         done = client("pull", "android-futo", into)
         assert done.returncode == 0, done.stderr
         ranges = [re.search(rb"Range: bytes=([0-9]+)-", request) for request in cable.requests]
@@ -199,6 +205,7 @@ def test_resuming(paired: Post, client: Client, publish: Callable[..., bytes], t
     assert (into / "current" / "idiolect-tiny-android-futo.bin").read_bytes() == data
 
 
+@needs_signing
 @pytest.mark.parametrize("damage", ["flipped", "longer", "another"])
 def test_corrupt_partials(
     paired: Post, client: Client, publish: Callable[..., bytes], tmp_path: Path, damage: str
@@ -235,15 +242,23 @@ def manifest(at: Post, **changes: Any) -> bytes:  # noqa: ANN401
     """What is published, with changes; `files` changes the first file."""
     assert at.store.published is not None
     content = json.loads(at.store.published.payload)
+    changes = dict(changes)
     content["releases"][0]["artifacts"][0]["files"][0] |= changes.pop("files", {})
-    return json.dumps(content | changes).encode()
+    return signed(at, json.dumps(content | changes).encode())
+
+
+def signed(at: Post, payload: bytes) -> bytes:
+    """The payload in an envelope that the service has signed."""
+    return bytes(at.store.keys.sign(payload))
 
 
 @pytest.fixture
-def liar(tmp_path: Path) -> Iterator[LyingService]:
-    """Has the pinned key; says what a test tells it to."""
+def liar(at: Post, tmp_path: Path) -> Iterator[LyingService]:
+    """Has the pinned key and the true roots; says for the rest what a test tells it to."""
     with lying() as service:
-        let_in(tmp_path, service.url)
+        let_in(tmp_path, service.url, root_key=at.house.server.root_key)
+        if SIGNS:
+            says(service, "/v1/root/1", at.store.keys.root(1) or b"")
         service.answers["/v1/hello"] = lambda request: request.send(200, b"{}")
         yield service
 
@@ -252,6 +267,7 @@ def says(liar: LyingService, path: str, body: bytes, **headers: str) -> None:
     liar.answers[path] = lambda request: request.send(200, body, **headers)
 
 
+@needs_signing
 @pytest.mark.parametrize(
     "changes",
     [
@@ -293,6 +309,7 @@ def test_manifests_that_are_not_taken(
     assert "/v1/blobs/" not in "".join(request.path for request in liar.requests) or is_good
 
 
+@needs_signing
 def test_rollback_and_fork(
     at: Post, publish: Callable[..., bytes], liar: LyingService, client: Client, tmp_path: Path
 ) -> None:
@@ -310,6 +327,64 @@ def test_rollback_and_fork(
     assert client("pull", "android-futo", tmp_path / "model").returncode == 0
 
 
+@needs_signing
+@pytest.mark.parametrize("lie", ["unsigned", "changed", "other type", "no signature", "other key", "other root", "cut"])
+def test_signatures(
+    at: Post, publish: Callable[..., bytes], liar: LyingService, client: Client, tmp_path: Path, lie: str
+) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from idiolect import signing
+
+    data, good = publish(1), json.loads(manifest(at))
+    payload = base64.b64decode(good["payload"])
+    bad = {
+        "unsigned": lambda: payload,
+        "changed": lambda: json.dumps(
+            good | {"payload": base64.b64encode(payload.replace(b"android-futo", b"android-fut0")).decode()}
+        ).encode(),
+        "other type": lambda: json.dumps(good | {"payloadType": signing.ROOT_TYPE}).encode(),
+        "no signature": lambda: json.dumps(good | {"signatures": []}).encode(),
+        "other key": lambda: signing.sign(payload, signing.MANIFEST_TYPE, [Ed25519PrivateKey.generate()]),
+        "other root": lambda: manifest(at),
+        "cut": lambda: manifest(at)[:-20],
+    }[lie]()
+    if lie == "other root":
+        root = json.loads(base64.b64decode(json.loads(at.store.keys.root(1) or b"")["payload"]))
+        key = Ed25519PrivateKey.generate()
+        own = root | {"release_key": signing.public_of(key)}
+        says(liar, "/v1/root/1", signing.sign(json.dumps(own).encode(), signing.ROOT_TYPE, [key]))
+        bad = signing.sign(payload, signing.MANIFEST_TYPE, [key])
+    says(liar, f"/v1/blobs/sha256:{hashlib.sha256(data).hexdigest()}", data)
+    says(liar, "/v1/manifest", bad)
+    done = client("pull", "android-futo", tmp_path / "model")
+    assert done.returncode == 5, done.stderr
+    assert not (tmp_path / "model" / "current").exists()
+    let_in(tmp_path, liar.url)  # with a pairing of a service that signed nothing yet
+    says(liar, "/v1/manifest", manifest(at))
+    assert client("pull", "android-futo", tmp_path / "model").returncode == 5
+
+
+@needs_signing
+def test_new_keys_are_followed_and_old_ones_refused(
+    paired: Post, publish: Callable[..., bytes], client: Client, tmp_path: Path
+) -> None:
+    publish(1)
+    assert client("pull", "android-futo", tmp_path / "model").returncode == 0
+    for root_too in (False, True, False):
+        paired.store.keys.rotate(root_too=root_too)
+    second = publish(2)
+    done = client("pull", "android-futo", tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model" / "current" / "idiolect-tiny-android-futo.bin").read_bytes() == second
+    trust = json.loads((tmp_path / "model" / ".idiolect" / "state.json").read_text())["trust"]
+    assert (trust["root_version"], trust["root_key"]) == (4, paired.house.server.root_key)
+    late = tmp_path / "late"  # paired only now: what was before its root key it neither can nor need check
+    let_in(tmp_path, f"https://{address(paired)}", paired.house.token, root_key=paired.house.server.root_key)
+    assert client("pull", "android-futo", late).returncode == 0
+
+
+@needs_signing
 def test_files_that_are_not_as_promised(
     at: Post, publish: Callable[..., bytes], liar: LyingService, client: Client, tmp_path: Path
 ) -> None:
@@ -378,6 +453,7 @@ def test_wrong_use_and_missing_tools(client: Client, environment: dict[str, str]
     assert "jq is missing" in done.stderr
 
 
+@needs_signing
 def test_two_at_once(paired: Post, client: Client, publish: Callable[..., bytes], tmp_path: Path) -> None:
     publish(1, size_bytes=2_000_000)
     found: list[int] = []
