@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from daemon.intake.reading import READY_LINE, ReadClip, Reading, Request
-from daemon.intake.worker import SILENT
 from idiolect.errors import AudioError
 from idiolect.whisper import RATE_HZ
 from training.audio import MIN_S, opened
@@ -77,7 +76,7 @@ def transcode(path: Path, target: BinaryIO) -> tuple[float, str]:
     if samples < MIN_S * RATE_HZ:
         raise AudioError(f"{samples / RATE_HZ:.2f} s of audio is too short to hold a word")
     if not loud:
-        raise AudioError(SILENT)
+        raise AudioError("there is no sound in it, only digital silence")
     target.write(made.getbuffer())
     target.flush()
     os.fsync(target.fileno())

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from daemon.sync.inbox import Recording, describe
-from idiolect.errors import UsageError
+from idiolect.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from daemon.rooms import Rooms
 
 
 def review(rooms: Rooms, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Answer {action, …}, from a command or from the control socket. Raises UsageError, OSError."""
+    """Answer {action, …}, from a command or from the control socket. Raises UsageError, StoreError."""
     action = _ACTIONS.get(str(arguments.get("action", "list")))
     if action is None:
         raise UsageError("no such thing can be done with the inbox", f"known: {', '.join(_ACTIONS)}")
-    return action(rooms, arguments)
+    try:
+        return action(rooms, arguments)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(
+            f"the inbox cannot be changed: {error}", "look at free space and access rights; what was done so far stays"
+        ) from error
 
 
 def _list(rooms: Rooms, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -53,9 +59,8 @@ def _undo(rooms: Rooms, arguments: dict[str, Any]) -> dict[str, Any]:
     undone = rooms.inbox.undo(device_id)
     sounds = {each.pcm_sha256 for each in undone if each.state == "taken"}
     paths = {each.path for each in undone}
-    learned = [
-        run for run in rooms.library.runs() if run.state in {"published", "kept"} and sounds & _heard(rooms, run.id)
-    ]
+    done = [run for run in rooms.library.runs() if run.state in {"published", "kept"}]
+    learned = [run for run in done if sounds & rooms.library.trained_on(run.id)]
     clips = rooms.library.ready_clips()
     return {
         "device_id": device_id,
@@ -72,10 +77,6 @@ _ACTIONS: dict[str, Callable[[Rooms, dict[str, Any]], dict[str, Any]]] = {
     "trust": _trust,
     "undo": _undo,
 }
-
-
-def _heard(rooms: Rooms, run_id: str) -> frozenset[str]:
-    return rooms.library.trained_on(run_id)
 
 
 def _numbers(rooms: Rooms, arguments: dict[str, Any]) -> Sequence[int]:
