@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import json
+import operator
 import os
 import re
 import shutil
@@ -241,7 +243,7 @@ def test_leaving(paired: Post, client: Client, tmp_path: Path) -> None:
 def manifest(at: Post, **changes: Any) -> bytes:  # noqa: ANN401
     """What is published, with changes; `files` changes the first file."""
     assert at.store.published is not None
-    content = json.loads(at.store.published.payload)
+    content = json.loads(wire.dump(at.store.published.manifest))
     changes = dict(changes)
     content["releases"][0]["artifacts"][0]["files"][0] |= changes.pop("files", {})
     return signed(at, json.dumps(content | changes).encode())
@@ -249,7 +251,12 @@ def manifest(at: Post, **changes: Any) -> bytes:  # noqa: ANN401
 
 def signed(at: Post, payload: bytes) -> bytes:
     """The payload in an envelope that the service has signed."""
-    return bytes(at.store.keys.sign(payload))
+    return bytes(keys(at).sign(payload))
+
+
+def keys(at: Post) -> Any:  # noqa: ANN401
+    """Those that the service signs with."""
+    return operator.attrgetter("keys")(at.store)
 
 
 @pytest.fixture
@@ -258,7 +265,7 @@ def liar(at: Post, tmp_path: Path) -> Iterator[LyingService]:
     with lying() as service:
         let_in(tmp_path, service.url, root_key=at.house.server.root_key)
         if SIGNS:
-            says(service, "/v1/root/1", at.store.keys.root(1) or b"")
+            says(service, "/v1/root/1", keys(at).root(1) or b"")
         service.answers["/v1/hello"] = lambda request: request.send(200, b"{}")
         yield service
 
@@ -334,8 +341,7 @@ def test_signatures(
 ) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from idiolect import signing
-
+    signing = importlib.import_module("idiolect.signing")
     data, good = publish(1), json.loads(manifest(at))
     payload = base64.b64decode(good["payload"])
     bad = {
@@ -350,7 +356,7 @@ def test_signatures(
         "cut": lambda: manifest(at)[:-20],
     }[lie]()
     if lie == "other root":
-        root = json.loads(base64.b64decode(json.loads(at.store.keys.root(1) or b"")["payload"]))
+        root = json.loads(base64.b64decode(json.loads(keys(at).root(1) or b"")["payload"]))
         key = Ed25519PrivateKey.generate()
         own = root | {"release_key": signing.public_of(key)}
         says(liar, "/v1/root/1", signing.sign(json.dumps(own).encode(), signing.ROOT_TYPE, [key]))
@@ -372,7 +378,7 @@ def test_new_keys_are_followed_and_old_ones_refused(
     publish(1)
     assert client("pull", "android-futo", tmp_path / "model").returncode == 0
     for root_too in (False, True, False):
-        paired.store.keys.rotate(root_too=root_too)
+        keys(paired).rotate(root_too=root_too)
     second = publish(2)
     done = client("pull", "android-futo", tmp_path / "model")
     assert done.returncode == 0, done.stderr
