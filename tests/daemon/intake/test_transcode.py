@@ -192,6 +192,8 @@ def flawed(file):  # the decoder, when a flaw in it has been used
     done += attempt("socket", lambda: socket.socket())
     done += attempt("pipe", os.pipe)
     done += attempt("list", lambda: os.listdir("/"))
+    if {greedy}:
+        bytearray(3 << 30)
     raise transcode.AudioError("did: " + json.dumps(done))
 
 transcode._flac = flawed
@@ -202,13 +204,22 @@ sys.exit(transcode.main())
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
 async def test_a_flaw_in_the_decoder_opens_nothing(tmp_path: Path) -> None:
     path, canary = write_wav(tmp_path / "a.wav", sound(1.0)), tmp_path / "canary"
-    evil = EVIL.format(canary=str(canary)).replace("transcode._flac = flawed", _AFTER_WARM_UP)
+    evil = EVIL.format(canary=str(canary), greedy=False).replace("transcode._flac = flawed", _AFTER_WARM_UP)
     reading, _ = await plain(path, (sys.executable, "-c", evil))
 
     done = reading.reason.removeprefix("did: ")
     root_may = ['["raise limit"]', "[]"]  # a process with CAP_SYS_RESOURCE; the service runs as a user
     assert done in (root_may if psutil.Process().uids().real == 0 else ["[]"]), reading
     assert not canary.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory so")
+async def test_greed_ends_in_the_child(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", sound(1.0))
+    evil = EVIL.format(canary=str(tmp_path / "canary"), greedy=True)
+    evil = evil.replace("transcode._flac = flawed", _AFTER_WARM_UP)
+    reading, _ = await plain(path, (sys.executable, "-c", evil))
+    assert reading.reason == "reading it takes more memory than any recording should"
 
 
 _AFTER_WARM_UP = """
