@@ -344,7 +344,7 @@ def test_signatures(
     signing = importlib.import_module("idiolect.signing")
     data, good = publish(1), json.loads(manifest(at))
     payload = base64.b64decode(good["payload"])
-    bad = {
+    lies: dict[str, Callable[[], bytes]] = {
         "unsigned": lambda: payload,
         "changed": lambda: json.dumps(
             good | {"payload": base64.b64encode(payload.replace(b"android-futo", b"android-fut0")).decode()}
@@ -354,7 +354,8 @@ def test_signatures(
         "other key": lambda: signing.sign(payload, signing.MANIFEST_TYPE, [Ed25519PrivateKey.generate()]),
         "other root": lambda: manifest(at),
         "cut": lambda: manifest(at)[:-20],
-    }[lie]()
+    }
+    bad = lies[lie]()
     if lie == "other root":
         root = json.loads(base64.b64decode(json.loads(keys(at).root(1) or b"")["payload"]))
         key = Ed25519PrivateKey.generate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,7 @@ def _m4a(tmp_path: Path) -> bytes:
     return bytes(data)
 
 
-BOMBS = {
+BOMBS: dict[str, Callable[[Path], bytes]] = {
     "ten hours of silence in flac": lambda _: _ten_hours_of_silence(),
     "… that does not tell its length": lambda _: _of_unknown_length(_ten_hours_of_silence()),
     "wav of 2^32 frames": lambda _: _wav(0xFFFF_FFFF, 0xFFFF_FFFE),

@@ -395,7 +395,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
     if not own_disk:
         pytest.skip("a small disk of its own needs unshare(1) and user namespaces")
     disk, work = tmp_path / "disk", tmp_path / "work"
-    disk.mkdir(), work.mkdir()
+    disk.mkdir()
+    work.mkdir()
     command = [*own_disk, str(disk), sys.executable, "-c", FILL, str(disk), str(work)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
     assert done.returncode == 0, done.stderr
