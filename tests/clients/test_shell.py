@@ -280,6 +280,7 @@ def says(liar: LyingService, path: str, body: bytes, **headers: str) -> None:
     [
         {"files": {"path": "../../../evil"}},
         {"files": {"path": "/etc/evil"}},
+        {"files": {"path": "evil\n"}},
         {"files": {"path": "a/../b"}},
         {"files": {"path": "a b; touch evil"}},
         {"files": {"path": "$(touch evil)"}},
@@ -372,6 +373,23 @@ def test_signatures(
     assert client("pull", "android-futo", tmp_path / "model").returncode == 5
 
 
+CONFORMANCE = SCRIPT.parent.parent.parent / "tests" / "conformance" / "cases.json"
+CASES = json.loads(CONFORMANCE.read_text(encoding="utf-8"))["cases"] if CONFORMANCE.exists() else []
+
+
+@pytest.mark.skipif(not CASES, reason="there is no tests/conformance/cases.json here")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["name"]))
+def test_manifests_are_judged_as_by_every_client(client: Client, tmp_path: Path, case: dict[str, Any]) -> None:
+    (tmp_path / "case.json").write_text(json.dumps(case))
+    done = client("judge", tmp_path / "case.json")
+    if case["verdict"] == "take":
+        assert done.returncode == 0, done.stderr
+        trust = json.loads(done.stdout)
+        assert {name: trust[name] for name in case["then"]} == case["then"]
+    else:
+        assert (done.returncode, done.stdout) == (5, ""), done.stderr
+
+
 @needs_signing
 def test_new_keys_are_followed_and_old_ones_refused(
     paired: Post, publish: Callable[..., bytes], client: Client, tmp_path: Path
@@ -453,7 +471,7 @@ def test_wrong_use_and_missing_tools(client: Client, environment: dict[str, str]
     assert "idiolect pull PROFILE FOLDER" in client().stdout
     few = tmp_path / "few"
     few.mkdir()
-    for name in ("mktemp", "rm", "sed", "curl", "openssl"):
+    for name in ("mktemp", "rm", "sed", "date", "curl", "openssl"):
         (few / name).symlink_to(str(shutil.which(name)))
     done = client("leave", PATH=str(few))
     assert done.returncode == 2
