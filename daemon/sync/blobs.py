@@ -11,6 +11,7 @@ import base64
 import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -53,14 +54,18 @@ def parse_range(header: str, size_bytes: int) -> tuple[int, int] | None:
     return (first, min(last + 1, size_bytes)) if last >= first else None
 
 
-async def serve(request: web.Request, path: Path, file: ArtifactFile, pace: Pace) -> web.StreamResponse:
-    """Answer a GET or HEAD for the file at `path`: 200, 206, 304, 416, or 503 where too many are being sent."""
+async def serve(
+    request: web.Request, path: Path, file: ArtifactFile, pace: Pace, more: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    """Answer a GET or HEAD for the file at `path`: 200, 206, 304, 416, or 503 where too many are being sent. The
+    headers `more` are added, or take the place of its own."""
     etag = f'"sha256:{file.sha256}"'
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, max-age=31536000, immutable",
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
+        **(more or {}),
     }
     if none_match(request, etag):
         return web.Response(status=304, headers=headers)

@@ -30,7 +30,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = logging.getLogger(__name__)
 _HOST = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?", re.IGNORECASE)
 _BEARER = re.compile(r"Bearer +(idl_[A-Za-z0-9_-]{43})", re.IGNORECASE)
-_KEPT = ("Allow", "Content-Range", "WWW-Authenticate", "Retry-After")
+_KEPT = ("Allow", "Content-Range", "WWW-Authenticate", "Retry-After", "X-Error-Code", "X-Error-Message")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 

@@ -17,6 +17,7 @@ from daemon.sync import blobs, guard
 from daemon.sync.devices import READ, Device, Devices
 from daemon.sync.discovery import addresses, label_or_default
 from daemon.sync.guard import Guard, Route
+from daemon.sync.hub import Hub
 from daemon.sync.identity import Identity, ServerTls
 from daemon.sync.limits import Bandwidth, Slots, neighbour
 from daemon.sync.listener import Listener
@@ -145,6 +146,7 @@ class Server:
             Route("POST", "/v1/pair/qr", self._pair_by_qr, None),
             Route("POST", "/v1/pair/{pair_id:[A-Za-z0-9_-]{8,64}}/reveal", self._pair_reveal, None),
             Route("DELETE", "/v1/devices/self", self._leave, ""),
+            *Hub(self._store, self._pace).routes(),
         ]
 
     # Reading

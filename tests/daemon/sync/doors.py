@@ -55,6 +55,16 @@ def house(store: ReleaseStore, folder: Path, door: Door | None = None) -> House:
     return House(server, devices, token)
 
 
+@dataclass
+class PlainHouse:
+    """One that listens on the compatibility port too, at `url`; `token` is good there, and `ask` asks there."""
+
+    home: House
+    url: str
+    token: str
+    ask: Ask
+
+
 class Ask(Protocol):
     """`ask(path, "Header: value", …)` byte by byte as given, with a good token or with `token`; "" for none."""
 
