@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, RootModel
 
 from daemon.sync import blobs
 from daemon.sync.devices import READ
@@ -80,7 +80,8 @@ class HubEntry(BaseModel):
     lfs: HubLfs | None = None
 
 
-_ENTRIES = TypeAdapter(list[HubEntry])
+class HubTree(RootModel[list[HubEntry]]):
+    """What lies in a folder of a repository."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Hub:
         entries = _entries(snapshot.files, folder, is_recursive=is_recursive)
         if not entries:
             raise _missing("EntryNotFound", "this repository has no such folder")
-        return _json(_ENTRIES.dump_json(entries, exclude_none=True), snapshot)
+        return _json(HubTree(entries).model_dump_json(exclude_none=True).encode(), snapshot)
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         snapshot = self._asked(request)

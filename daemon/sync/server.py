@@ -21,6 +21,7 @@ from daemon.sync.hub import Hub
 from daemon.sync.identity import Identity, ServerTls
 from daemon.sync.limits import Bandwidth, Slots, neighbour
 from daemon.sync.listener import Listener
+from daemon.sync.openapi import Specification
 from daemon.sync.pairing import PairingDesk, Refusal
 from daemon.sync.releases import Published, ReleaseStore
 from idiolect import pairing, wire
@@ -138,15 +139,16 @@ class Server:
             ("/v1/manifest", self._manifest, READ),
             ("/v1/blobs/sha256:{sha256:[0-9a-f]{64}}", self._blob, READ),
             ("/v1/hello", self._hello, None),
-            ("/v1/pair/{pair_id:[A-Za-z0-9_-]{8,64}}", self._pair_decision, None),
         ]
         return [
             *(Route(method, path, handler, scope) for path, handler, scope in reading for method in ("GET", "HEAD")),
             Route("POST", "/v1/pair", self._pair_begin, None),
             Route("POST", "/v1/pair/qr", self._pair_by_qr, None),
             Route("POST", "/v1/pair/{pair_id:[A-Za-z0-9_-]{8,64}}/reveal", self._pair_reveal, None),
+            Route("GET", "/v1/pair/{pair_id:[A-Za-z0-9_-]{8,64}}", self._pair_decision, None),
             Route("DELETE", "/v1/devices/self", self._leave, ""),
             *Hub(self._store, self._pace).routes(),
+            *Specification(lambda: self._routes).routes(),
         ]
 
     # Reading
@@ -206,8 +208,6 @@ class Server:
         return web.Response(status=204)
 
     async def _pair_decision(self, request: web.Request) -> web.StreamResponse:
-        if request.method == "HEAD":
-            raise web.HTTPMethodNotAllowed("HEAD", ["GET"])
         with _refusals():
             granted = await self.pairing.decision(_over_tls(request).match_info["pair_id"], LONGEST_WAIT_S)
         return web.Response(status=202) if granted is None else self._granted(*granted)
