@@ -1,12 +1,13 @@
 # make demo [VOICE=human]   the main job, offline, on what ships with idiolect
 # make test                 all tests and linters;  make quick: those without torch
 # make threats              take each defence away in turn: its test has to notice
+# make fuzz                 5,000 questions to the server, made from its OpenAPI document
 # make setup [TORCH=cpu|cuda|rocm]
 VOICE ?= synthetic
 TORCH ?=
 PY := .venv/bin/python
 
-.PHONY: demo test quick threats lint format bench setup setup-dev clean
+.PHONY: demo test quick threats fuzz lint format bench setup setup-dev clean
 
 demo: setup
 	$(PY) -m daemon.cli demo --voice $(VOICE)
@@ -19,6 +20,9 @@ quick: setup-dev
 
 threats: setup-dev
 	$(PY) -m tests.threats
+
+fuzz: setup-dev
+	$(PY) -m tests.daemon.sync.fuzzing
 
 lint: setup-dev
 	.venv/bin/ruff check .
