@@ -9,6 +9,7 @@ routes and headers: huggingface_hub `hf_api.py` and `file_download.py`, WhisperK
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Mapping
@@ -29,6 +30,9 @@ NAMESPACE = "idiolect"
 REVISIONS = {"main": "stable", "beta": "beta"}
 SLOT_WAIT_S = 8.0
 """Such clients ask for eight files at once and wait ten seconds for a first byte; a refusal they take less well."""
+LISTED_S = 300.0
+"""For so long a branch stays what it was when its files were listed, for the device that asked: WhisperKit fetches them
+one by one from the branch, and a publication in the middle would give it files of two releases."""
 _WHOLE_FOLDERS = frozenset({"coreml"})
 """Formats whose files keep their folder: WhisperKit knows a model by its name. Others look in the root."""
 _POINTER_BYTES = 134
@@ -128,6 +132,8 @@ class Hub:
     def __init__(self, store: ReleaseStore, pace: blobs.Pace) -> None:
         self._store = store
         self._pace = pace
+        self._listed: dict[tuple[str, str, str], tuple[str, float]] = {}
+        """The commit that a device was told for a repository's branch, and when it last used that (s)."""
 
     def routes(self) -> list[Route]:
         """What can be asked, all of it only read."""
@@ -143,6 +149,8 @@ class Hub:
 
     async def _model(self, request: web.Request) -> web.StreamResponse:
         snapshot = self._asked(request)
+        if _branch(request)[2] in REVISIONS:
+            self._listed[_branch(request)] = snapshot.commit, time.monotonic()
         model = HubModel(
             id=snapshot.repository,
             modelId=snapshot.repository,
@@ -166,7 +174,7 @@ class Hub:
         return _json(HubTree(entries).model_dump_json(exclude_none=True).encode(), snapshot)
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
-        snapshot = self._asked(request)
+        snapshot = self._as_listed(request) or self._asked(request)
         file = snapshot.files.get(request.match_info["path"])
         path = self._store.blob(file.sha256) if file else None
         if file is None or path is None:
@@ -183,8 +191,18 @@ class Hub:
         return await blobs.serve(request, path, file, self._pace, headers)
 
     def _asked(self, request: web.Request) -> Snapshot:
-        asked = request.match_info
-        return find(self._store.published, f"{asked['namespace']}/{asked['name']}", asked.get("revision", "main"))
+        _, repository, revision = _branch(request)
+        return find(self._store.published, repository, revision)
+
+    def _as_listed(self, request: web.Request) -> Snapshot | None:
+        """What the branch was when this device asked for its files a moment ago."""
+        commit, used_s = self._listed.get(_branch(request), ("", 0.0))
+        if not commit or time.monotonic() - used_s > LISTED_S:
+            return None
+        self._listed[_branch(request)] = commit, time.monotonic()
+        with contextlib.suppress(web.HTTPNotFound):  # withdrawn, or no longer kept
+            return find(self._store.published, _branch(request)[1], commit)
+        return None
 
     async def _slot(self, device_id: str) -> None:
         """Wait until a file may be sent, but not for long."""
@@ -194,6 +212,12 @@ class Hub:
                 if free:
                     return
             await asyncio.sleep(0.05)
+
+
+def _branch(request: web.Request) -> tuple[str, str, str]:
+    """Which device asks for which repository and revision."""
+    asked = request.match_info
+    return request[DEVICE].id, f"{asked['namespace']}/{asked['name']}", asked.get("revision", "main")
 
 
 def _by_path(artifact: Artifact) -> dict[str, ArtifactFile]:

@@ -3,18 +3,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from daemon.sync import hub
+from daemon.sync.devices import READ
 from daemon.sync.releases import Candidate, Published, ReleaseStore
 from daemon.sync.server import Door
 from idiolect.files import CHUNK_BYTES
 from idiolect.wire import Manifest
 from tests.daemon.sync.doors import PlainHouse, problem
 from tests.daemon.sync.publishing import artifact, candidate, model_bytes, of
+from tests.test_docs import PROTOCOL
 
 REPOSITORY = "idiolect/browser-onnx"
 FILES = {"config.json": b"{}\n", "onnx/encoder.onnx": model_bytes(1, 3_000_000), "onnx/decoder.onnx": model_bytes(2)}
@@ -61,6 +66,9 @@ async def test_snapshot_download(plain: PlainHouse, store: ReleaseStore, tmp_pat
     assert (second / "onnx/decoder.onnx").read_bytes() == newer["onnx/decoder.onnx"]
     assert (second / "onnx/encoder.onnx").resolve() == (first / "onnx/encoder.onnx").resolve()  # was there already
     assert (await asyncio.to_thread(pull, first.name, into="other")).name == first.name  # the old one is still kept
+    if sys.platform == "linux" and (command := re.search(r"^find -L .*$", PROTOCOL, re.MULTILINE)):
+        printed = await asyncio.to_thread(subprocess.check_output, command[0], shell=True, cwd=second, text=True)
+        assert printed.strip() == second.name  # as the documentation has it
 
     for token, error in (
         ("idl_" + "x" * 43, hub_client.errors.HfHubHTTPError),
@@ -137,6 +145,25 @@ async def test_whisperkit(plain: PlainHouse, store: ReleaseStore, tmp_path: Path
             assert (status, body) == (206, weights[100_000:])
     # Without `model:` it asks for a list of devices first, and does without where there is none.
     assert (await plain.ask("/idiolect/ios-whisperkit/resolve/main/config.json", method="HEAD"))[0] == 404
+
+
+async def test_a_branch_stays_what_it_was_while_its_files_are_fetched(
+    plain: PlainHouse, store: ReleaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer, path = FILES | {"onnx/decoder.onnx": model_bytes(3)}, "onnx/decoder.onnx"
+    store.publish(onnx(tmp_path / "1"))
+    assert (await plain.ask(f"/api/models/{REPOSITORY}/revision/main"))[0] == 200
+    store.publish(onnx(tmp_path / "2", newer))
+    at = f"/{REPOSITORY}/resolve/main/{path}"
+    status, headers, body = await plain.ask(at)
+    assert (status, headers["X-Repo-Commit"], body) == (200, commit_of(FILES), FILES[path])
+    _, other = plain.home.devices.add("other", "plain", frozenset({READ}), compat=True)
+    assert (await plain.ask(at, token=other))[2] == newer[path]  # who did not ask gets the newest
+    assert (await plain.ask(f"/api/models/{REPOSITORY}/revision/main"))[0] == 200
+    assert (await plain.ask(at))[2] == newer[path]  # asked again
+    store.publish(onnx(tmp_path / "3"))
+    monkeypatch.setattr(hub, "LISTED_S", 0.0)
+    assert (await plain.ask(at))[2] == FILES[path]  # a while later
 
 
 async def test_headers_of_a_file(plain: PlainHouse, store: ReleaseStore, tmp_path: Path) -> None:
