@@ -117,7 +117,7 @@ async def test_what_huggingface_hub_lists_and_may_not_write(
 
 
 async def test_whisperkit(plain: PlainHouse, store: ReleaseStore, tmp_path: Path) -> None:
-    """What `WhisperKitConfig(model: "idiolect-base", modelRepo:, modelEndpoint:, modelToken:)` asks: the files' names,
+    """What `WhisperKitConfig(model: "tiny", modelRepo:, modelEndpoint:, modelToken:)` asks: the files' names,
     and for each, one after another, a HEAD and a GET that a later try continues."""
     weights = model_bytes(4, 300_000)
     files = {
@@ -125,15 +125,17 @@ async def test_whisperkit(plain: PlainHouse, store: ReleaseStore, tmp_path: Path
         "AudioEncoder.mlpackage/Manifest.json": b"{}",
         "AudioEncoder.mlpackage/Data/com.apple.CoreML/weights/weight.bin": weights,
     }
-    made = artifact(tmp_path / "1", {f"idiolect-base/{path}": data for path, data in files.items()}, "ios-whisperkit")
+    made = artifact(
+        tmp_path / "1", {f"idiolect_whisper-tiny/{path}": data for path, data in files.items()}, "iphone-whisperkit"
+    )
     store.publish(of((made.model_copy(update={"format": "coreml"}), tmp_path / "1")))
-    status, _, body = await plain.ask("/api/models/idiolect/ios-whisperkit/revision/main", "Accept: */*")
+    status, _, body = await plain.ask("/api/models/idiolect/iphone-whisperkit/revision/main", "Accept: */*")
     assert status == 200
     names = [each["rfilename"] for each in json.loads(body)["siblings"]]
-    assert names == sorted(f"idiolect-base/{path}" for path in files)  # it looks for a folder called *idiolect-base
+    assert names == sorted(f"idiolect_whisper-tiny/{path}" for path in files)  # it looks for a folder called *tiny
     for name in names:
-        data = files[name.removeprefix("idiolect-base/")]
-        at = f"/idiolect/ios-whisperkit/resolve/main/{name}"
+        data = files[name.removeprefix("idiolect_whisper-tiny/")]
+        at = f"/idiolect/iphone-whisperkit/resolve/main/{name}"
         status, head, body = await plain.ask(at, "Accept-Encoding: identity", method="HEAD")
         assert (status, body) == (200, b"")
         assert len(head["X-Repo-Commit"]) == 40
@@ -144,7 +146,7 @@ async def test_whisperkit(plain: PlainHouse, store: ReleaseStore, tmp_path: Path
             status, head, body = await plain.ask(at, "Range: bytes=100000-")
             assert (status, body) == (206, weights[100_000:])
     # Without `model:` it asks for a list of devices first, and does without where there is none.
-    assert (await plain.ask("/idiolect/ios-whisperkit/resolve/main/config.json", method="HEAD"))[0] == 404
+    assert (await plain.ask("/idiolect/iphone-whisperkit/resolve/main/config.json", method="HEAD"))[0] == 404
 
 
 async def test_a_branch_stays_what_it_was_while_its_files_are_fetched(

@@ -110,15 +110,14 @@ async def _said(command: list[str], environment: dict[str, str]) -> str:
 
 
 @pytest.mark.torch
-@needs("faster_whisper", "ctranslate2", "transformers")
+@needs("faster_whisper", "torch")
 async def test_faster_whisper(plain: PlainHouse, store: ReleaseStore, nano: Path, said: str, tmp_path: Path) -> None:
-    from ctranslate2.converters import TransformersConverter
+    from exporters import export_to
 
-    folder = tmp_path / "idiolect-nano-float32"
-    copied = ["tokenizer.json", "preprocessor_config.json"]
-    TransformersConverter(str(nano), copy_files=copied).convert(str(folder))
-    publish(store, folder, "desktop-ct2", tmp_path)
-    assert await heard(plain, FASTER_WHISPER, "desktop-ct2", tmp_path) == said
+    folder = tmp_path / "idiolect-nano-ct2-float32"
+    export_to(nano, "ctranslate2", "float32", folder)
+    publish(store, folder, "desktop-faster-whisper", tmp_path)
+    assert await heard(plain, FASTER_WHISPER, "desktop-faster-whisper", tmp_path) == said
 
 
 @pytest.mark.torch
