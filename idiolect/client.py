@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import ipaddress
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from idiolect.errors import ServiceNotFound, SyncError, TransferFailed, Verifica
 from idiolect.files import free_bytes
 from idiolect.install import Place, State, Version
 from idiolect.pairing import Pairing, Pairings
+from idiolect.trust import FetchRoot, Trust, refuse_expired
 from idiolect.wire import Artifact, ArtifactFile, Manifest, Release
 
 if TYPE_CHECKING:
@@ -143,6 +142,7 @@ class Client:
         folder).
         """
         with self._place.locked():
+            now = wire.utc_now()
             state, installed = self._place.load(), self._place.installed()
             current = installed is not None and installed.profile == state.profile == self._profile
             etag = state.etag if current and state.channel == self._channel else ""
@@ -150,16 +150,15 @@ class Client:
             connection = self._reach(pairing, state)
             reply, url = self._ask(connection, etag), connection.url
             if reply.status == 304 and installed and etag:
-                _refuse_expired(state.expires, url)
+                refuse_expired(state.trust.expires, now)
                 return self._pulled(installed, state.model_copy(update={"url": url}), changed=False)
-            manifest = self._verified(reply, state, url, pairing.id)
+            trust, manifest = _trust(state, pairing).take(reply.body, pairing.id, now, self._roots(connection))
             state = state.model_copy(
                 update={
                     "repo": manifest.repo,
                     "url": url,
-                    "version": manifest.version,
-                    "manifest_sha256": hashlib.sha256(reply.body).hexdigest(),
-                    "expires": manifest.expires,
+                    "paired_with": pairing.root_key,
+                    "trust": trust,
                     "etag": "",
                     "profile": self._profile,
                     "channel": self._channel,
@@ -213,22 +212,16 @@ class Client:
             raise TransferFailed(f"{connection.url} answers {reply.status}: {reply.detail or 'no manifest'}")
         return reply
 
-    def _verified(self, reply: fetch.Reply, state: State, url: str, repo: str) -> Manifest:
-        try:
-            manifest = Manifest.model_validate_json(reply.body)
-        except ValueError as error:
-            raise VerificationFailed(f"{url} does not send a manifest", f"another program there? {error}") from error
-        forget = f"nothing was changed; if this is meant, remove {self._place.state_file} and pull again"
-        if repo not in {"", manifest.repo}:
-            raise VerificationFailed(f"{url} is service {manifest.repo}, the models here come from {repo}", forget)
-        if manifest.version < state.version:
-            raise VerificationFailed(
-                f"rollback: {url} offers manifest {manifest.version} and {state.version} was seen before", forget
+    def _roots(self, connection: Connection) -> FetchRoot:
+        def root(version: int) -> bytes:
+            reply = fetch.get(
+                connection, f"/v1/root/{version}", limit_bytes=wire.MAX_ROOT_BYTES, timeout_s=self._timeout_s
             )
-        if manifest.version == state.version and hashlib.sha256(reply.body).hexdigest() != state.manifest_sha256:
-            raise VerificationFailed(f"{url} has changed manifest {manifest.version} after it was published", forget)
-        _refuse_expired(manifest.expires, url)
-        return manifest
+            if reply.status != 200:
+                raise VerificationFailed(f"{connection.url} cannot show root {version}: it answers {reply.status}")
+            return reply.body
+
+        return root
 
     def _choose(self, manifest: Manifest, url: str) -> tuple[Release, Artifact]:
         found = manifest.current(self._profile, self._channel)
@@ -282,7 +275,7 @@ class Client:
             changed=changed,
             files=[self._place.into / path for path in version.files],
             size_bytes=sum(version.files.values()),
-            version=state.version,
+            version=state.trust.version,
             url=state.url,
             previous=previous if previous and previous.is_dir() else None,
         )
@@ -292,12 +285,11 @@ def _add(on_progress: OnProgress, before: int, total: int, size_bytes: int) -> N
     on_progress(before + size_bytes, total)
 
 
-def _refuse_expired(expires: datetime | None, url: str) -> None:
-    if expires is not None and expires <= wire.utc_now():
-        raise VerificationFailed(
-            f"the manifest of {url} expired on {expires:%Y-%m-%d %H:%M} UTC",
-            "the model you have stays in use; is the clock right, here and there?",
-        )
+def _trust(state: State, pairing: Pairing) -> Trust:
+    """What was believed so far; after another pairing only what that one told."""
+    if state.repo == pairing.id and state.paired_with == pairing.root_key:
+        return state.trust
+    return Trust(root_key=pairing.root_key)
 
 
 def _service(info: ServiceInfo) -> Service | None:

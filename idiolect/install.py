@@ -17,13 +17,13 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from idiolect.errors import SyncError, UsageError
 from idiolect.files import sha256_file, sync_folder, sync_tree, write_text
+from idiolect.trust import Trust
 from idiolect.wire import ArtifactFile
 
 MARKER = ".idiolect.json"
@@ -47,9 +47,8 @@ class State(BaseModel):
 
     repo: str = ""
     url: str = ""
-    version: int = 0
-    manifest_sha256: str = ""
-    expires: datetime | None = None
+    paired_with: str = ""  # the root key that this user was told at pairing
+    trust: Trust = Trust()
     etag: str = ""
     profile: str = ""
     channel: str = ""

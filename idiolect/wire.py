@@ -13,6 +13,7 @@ from idiolect.files import is_safe_relpath
 
 MANIFEST_FORMAT = "idiolect-manifest/1"
 MAX_MANIFEST_BYTES = 256 * 1024
+MAX_ROOT_BYTES = 16 * 1024
 MAX_INTEGER = 2**53 - 1
 SERVICE_TYPE = "_idiolect._tcp.local."
 API_VERSION = 1
@@ -40,6 +41,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RepoId = Annotated[str, Field(pattern=_REPO_ID.pattern)]
 RelPath = Annotated[str, AfterValidator(_safe)]
 ReleaseId = Annotated[str, Field(pattern=r"^r-[0-9]{4,12}$")]
+PublicKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
 Tier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
 Rate = Annotated[float, Field(ge=0)]
 
@@ -142,7 +144,7 @@ class Manifest(Wire):
     version: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
     issued: AwareDatetime
     expires: AwareDatetime
-    root_version: Count = 1
+    root_version: Annotated[int, Field(ge=1, le=MAX_INTEGER)] = 1
     channels: dict[Tier, dict[str, ReleaseId]] = {}
     withdrawn: list[ReleaseId] = []
     releases: list[Release] = []
@@ -160,6 +162,17 @@ class Manifest(Wire):
             if artifact:
                 return release, artifact
         return None
+
+
+class Root(Wire):
+    """Who may sign the manifests of `repo`. Keys are Ed25519, base64url of 32 bytes; `version` rises by one."""
+
+    format: Literal["idiolect-root/1"] = "idiolect-root/1"
+    repo: RepoId
+    version: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+    issued: AwareDatetime
+    root_key: PublicKey
+    release_key: PublicKey
 
 
 class Hello(Wire):

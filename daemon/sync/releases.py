@@ -2,7 +2,8 @@
 
     repo_id                     who we are: 12 base32 characters, made once
     blobs/sha256/ab/<64 hex>    the releases' files, read-only
-    manifests/<version>.json    what was published
+    manifests/<version>.dsse    what was published, signed
+    keys/                       what signs it (daemon/sync/keys.py)
     current                     the version that counts
     tmp/                        files on their way in
 
@@ -13,6 +14,7 @@ about after it is removed by the next one. One process at a time may publish: th
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import secrets
@@ -26,8 +28,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from idiolect import wire
-from idiolect.errors import StoreError
+from daemon.sync.keys import Keys
+from idiolect import signing, wire
+from idiolect.errors import StoreError, VerificationFailed
 from idiolect.files import CHUNK_BYTES, free_bytes, sync_folder, write_bytes, write_text
 from idiolect.wire import ArtifactFile, BaseModelInfo, EvalInfo, Manifest, Release, TrainInfo
 
@@ -35,6 +38,8 @@ RELEASES_PER_TIER = 5
 MANIFESTS_KEPT = 5
 EXPIRES_AFTER = timedelta(days=30)
 RENEW_AFTER = timedelta(days=7)
+MAX_PAYLOAD_BYTES = wire.MAX_MANIFEST_BYTES * 3 // 4 - 1024
+"""So that it fits as base64 with its signature around it."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Published:
-    """One manifest with its exact bytes; `files` are those that its releases name, by digest."""
+    """One manifest with its exact bytes, signed; `files` are those that its releases name, by digest."""
 
     manifest: Manifest
-    payload: bytes
+    envelope: bytes
     files: dict[str, ArtifactFile] = field(repr=False)
 
     @property
@@ -100,6 +105,11 @@ class ReleaseStore:
             write_text(path, made + "\n", mode=0o600)
         return path.read_text().strip()
 
+    @functools.cached_property
+    def keys(self) -> Keys:
+        """What signs here. Made at first use."""
+        return Keys(self._root / "keys", self.repo)
+
     def blob(self, sha256: str) -> Path | None:
         """The file with this digest, if a listed release names it."""
         if self._published and sha256 in self._published.files:
@@ -137,26 +147,26 @@ class ReleaseStore:
             return None
         try:
             version = int(pointer.read_text())
-            payload = self._manifest_path(version).read_bytes()
-            manifest = Manifest.model_validate_json(payload)
+            envelope = self._manifest_path(version).read_bytes()
+            manifest = _manifest(envelope)
             if manifest.version != version:
                 raise ValueError(f"manifest {version} says that it is {manifest.version}")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, VerificationFailed) as error:
             raise StoreError(
                 f"the release store {self._root} is damaged: {error}",
                 f"put the number of the newest good file of {self._root / 'manifests'} into {pointer}",
             ) from error
-        return Published(manifest, payload, _files(manifest))
+        return Published(manifest, envelope, _files(manifest))
 
     def _blob_path(self, sha256: str) -> Path:
         return self._root / "blobs" / "sha256" / sha256[:2] / sha256
 
     def _manifest_path(self, version: int) -> Path:
-        return self._root / "manifests" / f"{version}.json"
+        return self._root / "manifests" / f"{version}.dsse"
 
     def _versions(self) -> list[int]:
         """Versions of the manifests on disk, rising; one that a crash left unpublished is among them."""
-        return sorted(int(path.stem) for path in (self._root / "manifests").glob("*.json") if path.stem.isdecimal())
+        return sorted(int(path.stem) for path in (self._root / "manifests").glob("*.dsse") if path.stem.isdecimal())
 
     # Writing
 
@@ -253,7 +263,7 @@ class ReleaseStore:
         releases = [release, *(old.releases if old else [])]
         for per_tier in range(RELEASES_PER_TIER, 0, -1):
             manifest = self._next(_newest(releases, channels, per_tier), channels)
-            if len(wire.dump(manifest)) <= wire.MAX_MANIFEST_BYTES:
+            if len(wire.dump(manifest)) <= MAX_PAYLOAD_BYTES:
                 return manifest
         raise StoreError(
             f"the manifest would have more than {wire.MAX_MANIFEST_BYTES} bytes, which no device reads",
@@ -267,18 +277,20 @@ class ReleaseStore:
             version=1 + max(self.version, *self._versions(), 0),
             issued=now,
             expires=now + EXPIRES_AFTER,
+            root_version=self.keys.root_version,
             channels=channels,
             withdrawn=self.manifest.withdrawn if self.manifest else [],
             releases=releases,
         )
 
     def _commit(self, manifest: Manifest) -> None:
-        payload = wire.dump(manifest)
-        published = Published(Manifest.model_validate_json(payload), payload, _files(manifest))
-        write_bytes(self._manifest_path(manifest.version), payload)
+        envelope = self.keys.sign(wire.dump(manifest))
+        signing.verify(envelope, signing.MANIFEST_TYPE, self.keys.release_key)
+        published = Published(_manifest(envelope), envelope, _files(manifest))
+        write_bytes(self._manifest_path(manifest.version), envelope)
         write_text(self._root / "current", f"{manifest.version}\n")
         self._published = published
-        with contextlib.suppress(OSError, ValidationError):
+        with contextlib.suppress(OSError, ValidationError, VerificationFailed):
             self._collect()
 
     def _collect(self) -> None:
@@ -288,10 +300,14 @@ class ReleaseStore:
             self._manifest_path(version).unlink()
         named: set[str] = set()
         for version in versions[-MANIFESTS_KEPT:]:
-            named |= _files(Manifest.model_validate_json(self._manifest_path(version).read_bytes())).keys()
+            named |= _files(_manifest(self._manifest_path(version).read_bytes())).keys()
         for path in (self._root / "blobs" / "sha256").glob("??/*"):
             if path.name not in named:
                 path.unlink()
+
+
+def _manifest(envelope: bytes) -> Manifest:
+    return Manifest.model_validate_json(signing.payload_of(envelope, signing.MANIFEST_TYPE))
 
 
 def _files(manifest: Manifest) -> dict[str, ArtifactFile]:

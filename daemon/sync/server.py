@@ -70,8 +70,6 @@ class Server:
         self.plain_port: int | None = None
         """The compatibility port once it listens."""
         self.pairing = PairingDesk(identity, devices)
-        self.root_key = ""
-        """What tells a device who may sign manifests; it is told at pairing."""
         own_name = socket.gethostname().lower()
         own_names = {"localhost", own_name, f"{own_name.partition('.')[0]}.local", f"{store.repo}.local"}
         self._routes = [*self._make_routes(), *more]
@@ -139,6 +137,7 @@ class Server:
             ("/v1/manifest", self._manifest, READ),
             ("/v1/blobs/sha256:{sha256:[0-9a-f]{64}}", self._blob, READ),
             ("/v1/hello", self._hello, None),
+            ("/v1/root/{version:[1-9][0-9]{0,5}}", self._root, None),
         ]
         return [
             *(Route(method, path, handler, scope) for path, handler, scope in reading for method in ("GET", "HEAD")),
@@ -177,7 +176,13 @@ class Server:
         headers = {"ETag": published.etag, "Cache-Control": "no-cache"}
         if _is_known(request, published):
             return web.Response(status=304, headers=headers)
-        return web.Response(body=published.payload, content_type="application/json", headers=headers)
+        return web.Response(body=published.envelope, content_type="application/json", headers=headers)
+
+    async def _root(self, request: web.Request) -> web.StreamResponse:
+        root = await asyncio.to_thread(self._store.keys.root, int(request.match_info["version"]))
+        if root is None:
+            raise web.HTTPNotFound(text="there is no such root: the chain ends before it")
+        return web.Response(body=root, content_type="application/json", headers={"Cache-Control": "no-cache"})
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:
         sha256 = request.match_info["sha256"]
@@ -230,6 +235,11 @@ class Server:
         return _json(200, granted)
 
     # Plumbing
+
+    @property
+    def root_key(self) -> str:
+        """What tells a device who may sign manifests; it is told at pairing."""
+        return self._store.keys.root_key
 
     @property
     def label(self) -> str:
