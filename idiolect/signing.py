@@ -102,9 +102,7 @@ def _opened(body: bytes, payload_type: str) -> tuple[Envelope, bytes]:
         envelope = Envelope.model_validate_json(body)
         payload = base64.b64decode(envelope.payload, validate=True)
     except (ValidationError, binascii.Error, ValueError) as error:
-        raise VerificationFailed(
-            "what was sent is not a signed document", "is that idiolect?"
-        ) from error
+        raise VerificationFailed("what was sent is not a signed document", "is that idiolect?") from error
     if envelope.payloadType != payload_type:
         raise VerificationFailed(f"a signed {payload_type} was wanted, this is {envelope.payloadType!r:.80}")
     return envelope, payload

@@ -101,9 +101,7 @@ def _manifest(payload: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(payload)
     except ValidationError as error:
-        raise VerificationFailed(
-            "what was sent is not a manifest", "is that idiolect?"
-        ) from error
+        raise VerificationFailed("what was sent is not a manifest", "is that idiolect?") from error
 
 
 def _root(payload: bytes) -> Root:
