@@ -149,10 +149,11 @@ class Client:
             pairing = self._pairing or self._pairings.choose(self._service or state.repo, self._url or "")
             connection = self._reach(pairing, state)
             reply, url = self._ask(connection, etag), connection.url
-            if reply.status == 304 and installed and etag:
-                refuse_expired(state.trust.expires, now)
-                return self._pulled(installed, state.model_copy(update={"url": url}), changed=False)
-            trust, manifest = _trust(state, pairing).take(reply.body, pairing.id, now, self._roots(connection))
+            with self._naming(url):
+                if reply.status == 304 and installed and etag:
+                    refuse_expired(state.trust.expires, now)
+                    return self._pulled(installed, state.model_copy(update={"url": url}), changed=False)
+                trust, manifest = _trust(state, pairing).take(reply.body, pairing.id, now, self._roots(connection))
             state = state.model_copy(
                 update={
                     "repo": manifest.repo,
@@ -218,10 +219,19 @@ class Client:
                 connection, f"/v1/root/{version}", limit_bytes=wire.MAX_ROOT_BYTES, timeout_s=self._timeout_s
             )
             if reply.status != 200:
-                raise VerificationFailed(f"{connection.url} cannot show root {version}: it answers {reply.status}")
+                raise VerificationFailed(f"root {version} cannot be had: it answers {reply.status}")
             return reply.body
 
         return root
+
+    @contextlib.contextmanager
+    def _naming(self, url: str) -> Iterator[None]:
+        """Say of what is not believed where it came from, and how to forget what was seen before."""
+        try:
+            yield
+        except VerificationFailed as failure:
+            hint = f"{failure.hint or 'nothing was changed'}; to forget what was seen, remove {self._place.state_file}"
+            raise VerificationFailed(f"{url}: {failure.message}", hint) from failure
 
     def _choose(self, manifest: Manifest, url: str) -> tuple[Release, Artifact]:
         found = manifest.current(self._profile, self._channel)

@@ -45,15 +45,11 @@ class Trust(BaseModel):
         manifest = _manifest(signing.verify(body, signing.MANIFEST_TYPE, trust.release_key))
         if manifest.repo != repo:
             raise VerificationFailed(f"this is a manifest of service {manifest.repo}, wanted was one of {repo}")
-        if manifest.root_version != trust.root_version:
-            raise VerificationFailed(
-                f"rollback: the manifest is of root {manifest.root_version}, {trust.root_version} was seen before"
-            )
         digest = hashlib.sha256(body).hexdigest()
         if manifest.version < trust.version:
             raise VerificationFailed(
                 f"rollback: manifest {manifest.version} is offered and {trust.version} was seen before",
-                "the model you have stays in use",
+                "the model you have stays in use; after a restored backup: `idiolect rotate-keys` there",
             )
         if manifest.version == trust.version and digest != trust.manifest_sha256:
             raise VerificationFailed(
@@ -68,6 +64,10 @@ class Trust(BaseModel):
         """Walk the roots up to `root_version`, each vouched for by the one before."""
         if not self.root_key:
             raise VerificationFailed("it was not told at pairing whose manifests to believe", PAIR_AGAIN)
+        if root_version < self.root_version:
+            raise VerificationFailed(
+                f"rollback: the manifest is of root {root_version}, {self.root_version} was seen before"
+            )
         if root_version > self.root_version + MAX_ROOTS:
             raise VerificationFailed(f"the manifest is of root {root_version}, {self.root_version} was seen before")
         trust = self

@@ -8,6 +8,7 @@ root.key may be moved to another disk; it is only needed for a new release key.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +29,8 @@ class Keys:
         if self.root_version == 0:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._write_root(1, self._key("root.key"), self._key("release.key"), ())
+        self._settle()
         self._root = self._read_root(self.root_version)
-        self._release = self._key("release.key")
-        if signing.public_of(self._release) != self._root.release_key:
-            raise StoreError(
-                f"{folder / 'release.key'} is not the key that root {self._root.version} names",
-                "put the right key back from a backup, or make a new one: idiolect rotate-keys",
-            )
 
     @property
     def root_version(self) -> int:
@@ -58,42 +54,60 @@ class Keys:
         return path.read_bytes() if path.is_file() else None
 
     def sign(self, payload: bytes) -> bytes:
-        """The envelope around a manifest."""
-        return signing.sign(payload, signing.MANIFEST_TYPE, [self._release])
+        """The envelope around a manifest. Raises StoreError where the release key is not here."""
+        release = self._key("release.key")
+        if signing.public_of(release) != self.release_key:
+            raise StoreError(
+                f"{self._folder / 'release.key'} is not the key that root {self._root.version} names",
+                "put the right key back from a backup, or make a new one: idiolect rotate-keys",
+            )
+        return signing.sign(payload, signing.MANIFEST_TYPE, [release])
 
     def rotate(self, *, root_too: bool = False) -> None:
         """Make a new release key, and a new root key where asked, vouched for by the root key that counts now.
 
         Raises StoreError where that is not here.
         """
-        old = self._key("root.key", make=False)
+        old = self._key("root.key")
+        if signing.public_of(old) != self.root_key:
+            raise StoreError(
+                f"{self._folder / 'root.key'} is not the root key that devices know", "put it back from a backup"
+            )
         root = _new_key() if root_too else old
         release = _new_key()
         # The root counts as soon as it is written, so the keys it names must be there before; they are written beside
-        # the old ones and take their place afterwards, or at the next start (`_key`).
+        # the old ones and take their place afterwards, or at the next start.
         version = self.root_version + 1
+        for left_by_a_crash in self._folder.glob(f"*.{version}.key"):
+            left_by_a_crash.unlink()
         self._write_key(self._folder / f"release.{version}.key", release)
         if root_too:
             self._write_key(self._folder / f"root.{version}.key", root)
         self._write_root(version, root, release, (old,))
-        self._root, self._release = self._read_root(version), self._key("release.key")
+        self._settle()
+        self._root = self._read_root(version)
 
-    def _key(self, name: str, *, make: bool = True) -> Ed25519PrivateKey:
+    def _settle(self) -> None:
+        """Give the keys that the newest root names their place, where a crash came before."""
+        for version in range(2, self.root_version + 1):
+            for name in ("root", "release"):
+                with contextlib.suppress(FileNotFoundError):
+                    (self._folder / f"{name}.{version}.key").replace(self._folder / f"{name}.key")
+
+    def _key(self, name: str) -> Ed25519PrivateKey:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         path = self._folder / name
-        for version in range(self.root_version, 1, -1):
-            newer = self._folder / name.replace(".", f".{version}.")
-            if newer.exists():
-                newer.replace(path)
-                break
-        if not path.exists() and make and self.root_version == 0:
+        if not path.exists() and self.root_version == 0:
             self._write_key(path, _new_key())
         try:
             key = load_pem_private_key(path.read_bytes(), None)
         except (OSError, ValueError) as error:
-            raise StoreError(f"the key {path} cannot be read: {error}", "put it back from a backup") from error
+            raise StoreError(
+                f"the key {path} cannot be read: {error}",
+                "put it back from a backup; a new release key: idiolect rotate-keys",
+            ) from error
         if not isinstance(key, Ed25519PrivateKey):
             raise StoreError(f"{path} is not an Ed25519 key", "put the right one back from a backup")
         return key

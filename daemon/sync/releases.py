@@ -132,12 +132,22 @@ class ReleaseStore:
 
     def renew(self) -> bool:
         """Publish the same releases under a new version and date where the manifest is a week old, so that it does
-        not expire while somebody answers for it. True when that was done. Raises StoreError."""
-        if not self.manifest or wire.utc_now() - self.manifest.issued < RENEW_AFTER:
+        not expire while somebody answers for it, or where there are newer keys. True when that was done. Raises
+        StoreError."""
+        if not self.manifest or (
+            wire.utc_now() - self.manifest.issued < RENEW_AFTER and self.manifest.root_version == self.keys.root_version
+        ):
             return False
         with self._changing():
             self._commit(self._next(self.manifest.releases, self.manifest.channels))
         return True
+
+    def rotate(self, *, root_too: bool = False) -> None:
+        """Make new keys (daemon/sync/keys.py) and publish what is there signed by them. Raises StoreError."""
+        with self._changing():
+            self.keys.rotate(root_too=root_too)
+            if self.manifest:
+                self._commit(self._next(self.manifest.releases, self.manifest.channels))
 
     # Reading
 

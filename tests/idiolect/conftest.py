@@ -30,7 +30,10 @@ def store(tmp_path: Path) -> ReleaseStore:
 def connection(store: ReleaseStore) -> Iterator[Connection]:
     """The way to the service, whom this test's user is paired with."""
     with serving(store) as connection:
-        Pairings().save(Pairing(id=store.repo, label="desk", pin=connection.pin, token=connection.token))
+        mine = Pairing(
+            id=store.repo, label="desk", pin=connection.pin, token=connection.token, root_key=store.keys.root_key
+        )
+        Pairings().save(mine)
         yield connection
 
 

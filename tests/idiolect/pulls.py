@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from daemon.sync.releases import ReleaseStore
+from idiolect import signing
 from tests.idiolect.services import LyingService
 
 SIZE = 400_000
@@ -24,12 +26,26 @@ def everything(folder: Path) -> dict[str, bytes | str]:
     }
 
 
-def copy_manifest(store: ReleaseStore, liar: LyingService, **update: object) -> None:
-    """Let the liar serve the store's manifest with changes, and its files."""
+def content(store: ReleaseStore) -> dict[str, Any]:
+    """The store's manifest, to be changed."""
     assert store.published is not None
-    content = json.loads(store.published.payload) | update
-    payload = json.dumps(content).encode()
-    liar.answers["/v1/manifest"] = lambda request: request.send(200, payload, ETag='"x"')
+    manifest: dict[str, Any] = json.loads(signing.payload_of(store.published.envelope, signing.MANIFEST_TYPE))
+    return manifest
+
+
+def tell(liar: LyingService, envelope: bytes) -> None:
+    """Let the liar answer with this when it is asked for the manifest."""
+    liar.answers["/v1/manifest"] = lambda request: request.send(200, envelope, ETag='"x"')
+
+
+def copy_manifest(store: ReleaseStore, liar: LyingService, **update: object) -> None:
+    """Let the liar serve the store's manifest with changes, signed as if they were true, its roots and its files."""
+    tell(liar, store.keys.sign(json.dumps(content(store) | update).encode()))
+    for version in range(1, store.keys.root_version + 1):
+        root = store.keys.root(version)
+        assert root is not None
+        liar.answers[f"/v1/root/{version}"] = lambda request, root=root: request.send(200, root)  # type: ignore[misc]
+    assert store.published is not None
     for digest in store.published.files:
         blob = store.blob(digest)
         assert blob is not None

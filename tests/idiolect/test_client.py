@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import shutil
 import signal
 import socket
 import stat
@@ -17,6 +18,7 @@ import pytest
 
 import idiolect
 from daemon.sync.discovery import Advertisement
+from daemon.sync.keys import Keys
 from daemon.sync.releases import ReleaseStore
 from daemon.sync.server import Door, Server
 from idiolect import client as client_module
@@ -27,7 +29,7 @@ from idiolect.errors import NotPaired, ServiceNotFound, SyncError, TransferFaile
 from idiolect.pairing import Pairing, Pairings
 from tests.daemon.sync.doors import house, identity, stranger
 from tests.daemon.sync.publishing import artifact, candidate, model_bytes, of
-from tests.idiolect.pulls import SIZE, copy_manifest, everything, hidden
+from tests.idiolect.pulls import SIZE, content, copy_manifest, everything, hidden, tell
 from tests.idiolect.services import LyingService, lying, through_a_cable
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -133,16 +135,18 @@ def test_killed_at_random_moments(url: str, publish: Callable[..., bytes], into:
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        ({"version": 1}, "rollback: .* offers manifest 1 and 2 was seen before"),
-        ({"channels": {}}, "has changed manifest 2 after it was published"),
-        ({"version": 3, "repo": "aaaaaaaaaaaa"}, "is service aaaaaaaaaaaa, the models here come from"),
+        ({"version": 1}, "rollback: manifest 1 is offered and 2 was seen before"),
+        ({"channels": {}}, "fork: manifest 2 was changed after it was published"),
+        ({"version": 3, "repo": "aaaaaaaaaaaa"}, "a manifest of service aaaaaaaaaaaa, wanted was one of"),
         ({"version": 3, "expires": "2020-01-01T00:00:00Z"}, "expired on 2020-01-01 00:00 UTC"),
-        ({"version": 3, "expires": "2120-01-01T00:00:00"}, "does not send a manifest"),
-        ({"version": 2**53}, "does not send a manifest"),
-        ({"version": 3, "format": "idiolect-manifest/2"}, "does not send a manifest"),
+        ({"version": 3, "expires": "2120-01-01T00:00:00"}, "is not a manifest"),
+        ({"version": 2**53}, "is not a manifest"),
+        ({"version": 3, "format": "idiolect-manifest/2"}, "is not a manifest"),
+        ({"version": 3, "root_version": 2}, "root 2 cannot be had: it answers 404"),
+        ({"version": 3, "root_version": 2**53 - 1}, f"is of root {2**53 - 1}, 1 was seen before"),
         ({"version": 3, "padding": "x" * wire.MAX_MANIFEST_BYTES}, "more than 262144 bytes"),
     ],
-    ids=["rollback", "changed", "repo", "expired", "naive-time", "overflow", "format", "too-large"],
+    ids="rollback fork repo expired naive-time overflow format root many-roots too-large".split(),
 )
 def test_manifests_that_are_refused(
     store: ReleaseStore,
@@ -159,10 +163,101 @@ def test_manifests_that_are_refused(
     before = everything(into.parent)
     publish(3)
     copy_manifest(store, liar, **({"version": 2} | update))
-    with pytest.raises(VerificationFailed, match=message):
+    liar.answers["/v1/root/2"] = lambda request: request.send(404)
+    with pytest.raises(VerificationFailed, match=message) as caught:
         Client(into, "android-futo", url=liar.url).pull()
+    assert liar.url in caught.value.message
     assert everything(into.parent) == before
     assert Client(into, "android-futo", url=url).pull().release_id == "r-0003"
+
+
+@pytest.mark.parametrize(
+    "kind", ["unsigned", "another key", "another type", "changed", "no root", "another root", "not told"]
+)
+def test_who_may_sign(
+    store: ReleaseStore,
+    url: str,
+    publish: Callable[..., bytes],
+    into: Path,
+    liar: LyingService,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    """A first pull, so that nothing was seen before: only what the root key from pairing vouches for is believed."""
+    publish(1)
+    copy_manifest(store, liar)
+    other = Keys(tmp_path / "other", store.repo)
+    payload = json.dumps(content(store)).encode()
+    assert store.published is not None
+    envelope = store.published.envelope
+    signature = json.loads(envelope)["signatures"]
+    changed = json.loads(other.sign(payload.replace(b"tiny", b"tinY"))) | {"signatures": signature}
+    lies = {
+        "unsigned": payload,
+        "another key": other.sign(payload),
+        "another type": envelope.replace(b".manifest+json", b".root+json"),
+        "changed": json.dumps(changed).encode(),
+    }
+    tell(liar, lies.get(kind, envelope))
+    if kind == "no root":
+        liar.answers["/v1/root/1"] = lambda request: request.send(404)
+    if kind == "another root":
+        root = other.root(1)
+        assert root is not None
+        liar.answers["/v1/root/1"] = lambda request: request.send(200, root)
+    if kind == "not told":
+        (mine,) = Pairings().all()
+        Pairings().save(mine.model_copy(update={"root_key": ""}))
+    messages = {
+        "unsigned": "not a signed document",
+        "another type": "manifest.json was wanted",
+        "changed": "is not a manifest|the signature is not of the key",
+        "no root": "root 1 cannot be had: it answers 404",
+        "another root": "no root of this service is signed by the key from pairing",
+        "not told": "not told at pairing whose manifests to believe",
+    }
+    with pytest.raises(VerificationFailed, match=messages.get(kind, "the signature is not of the key")):
+        Client(into, "android-futo", url=liar.url).pull()
+    assert set(everything(into.parent)) == {".current.idiolect/lock"}
+
+
+def test_after_new_keys(
+    store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, liar: LyingService, tmp_path: Path
+) -> None:
+    """Devices follow, from the roots they know and from their pairing; what the old key signs is worth nothing."""
+    publish(1)
+    Client(into, "android-futo", url=url).pull()
+    assert store.published is not None
+    old, stolen = store.published.envelope, tmp_path / "stolen"
+    shutil.copytree(tmp_path / "store" / "keys", stolen)
+    for root_too in (False, True):
+        store.rotate(root_too=root_too)
+        publish(2 + root_too)
+        assert Client(into, "android-futo", url=url).pull().changed
+    late = into.with_name("late")
+    assert Client(late, "android-futo", url=url).pull().release_id == "r-0003"
+    copy_manifest(store, liar)
+    tell(liar, old)
+    with pytest.raises(VerificationFailed, match="rollback: the manifest is of root 1, 3 was seen before"):
+        Client(into, "android-futo", url=liar.url).pull()
+    tell(liar, Keys(stolen, store.repo).sign(json.dumps(content(store) | {"version": 99}).encode()))
+    with pytest.raises(VerificationFailed, match="the signature is not of the key"):
+        Client(into, "android-futo", url=liar.url).pull()
+
+
+def test_a_version_driven_up_is_reset_by_new_keys(
+    store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, liar: LyingService
+) -> None:
+    """Somebody had the release key: devices saw the highest version there is, and come back without being reset."""
+    publish(1)
+    copy_manifest(store, liar, version=wire.MAX_INTEGER)
+    Client(into, "android-futo", url=liar.url).pull()
+    publish(2)
+    with pytest.raises(VerificationFailed, match="rollback: manifest 2 is offered"):
+        Client(into, "android-futo", url=url).pull()
+    store.rotate()
+    pulled = Client(into, "android-futo", url=url).pull()
+    assert (pulled.release_id, pulled.version) == ("r-0002", 3)
 
 
 def test_a_restored_backup_can_be_accepted(
@@ -174,6 +269,7 @@ def test_a_restored_backup_can_be_accepted(
     copy_manifest(store, liar, version=1)
     with pytest.raises(VerificationFailed) as caught:
         Client(into, "android-futo", url=liar.url).pull()
+    assert "idiolect rotate-keys" in caught.value.hint
     state = hidden(into) / "state.json"
     assert str(state) in caught.value.hint
     state.unlink()
@@ -203,13 +299,11 @@ def test_paths_cannot_leave_the_folder(
     store: ReleaseStore, publish: Callable[..., bytes], into: Path, liar: LyingService
 ) -> None:
     publish(1)
-    assert store.published is not None
     for path in ("../../x", "/etc/x", "a/../x", "a\\..\\x", "c:x", "", ".", "a//b", "ü", "a" * 81):
-        content = json.loads(store.published.payload)
-        content["releases"][0]["artifacts"][0]["files"][0]["path"] = path
-        payload = json.dumps(content).encode()
-        liar.answers["/v1/manifest"] = lambda request, payload=payload: request.send(200, payload)  # type: ignore[misc]
-        with pytest.raises(VerificationFailed, match="does not send a manifest"):
+        manifest = content(store)
+        manifest["releases"][0]["artifacts"][0]["files"][0]["path"] = path
+        tell(liar, store.keys.sign(json.dumps(manifest).encode()))
+        with pytest.raises(VerificationFailed, match="is not a manifest"):
             Client(into, "android-futo", url=liar.url).pull()
     assert set(everything(into.parent)) == {".current.idiolect/lock"}
 
@@ -292,10 +386,16 @@ async def test_the_service_moves_in_the_middle_of_a_transfer(store: ReleaseStore
     try:
         ((_, port),) = await home.server.start()
         Pairings().save(
-            Pairing(id=store.repo, pin=identity().pin, token=home.token, urls=(f"https://127.0.0.1:{port}",))
+            Pairing(
+                id=store.repo,
+                pin=identity().pin,
+                token=home.token,
+                root_key=store.keys.root_key,
+                urls=(f"https://127.0.0.1:{port}",),
+            )
         )
         with through_a_cable(f"https://127.0.0.1:{port}") as cable:
-            cable.cuts = [1 << 40, 1_000_000, *[0] * 20]
+            cable.cuts = [1 << 40, 1 << 40, 1_000_000, *[0] * 20]  # the manifest, its root, the model
             with pytest.raises(TransferFailed):
                 await asyncio.to_thread(Client(into, "android-futo", url=cable.url).pull)
         await home.server.stop()
@@ -349,7 +449,8 @@ async def test_somebody_else_announces_himself_under_its_name(
 ) -> None:
     """Over the network: the impostor first, who says goodbye for the other as well; then the true one at a new port."""
     publish(1)
-    Pairings().save(Pairing(id=store.repo, pin=connection.pin, token=connection.token, urls=("https://127.0.0.1:1",)))
+    (mine,) = Pairings().all()
+    Pairings().save(mine.model_copy(update={"urls": ("https://127.0.0.1:1",)}))
     client = Client(into, "android-futo")
     with lying(stranger()) as other:
         impostor = Advertisement(store.repo, f"impostor {store.repo}", "127.0.0.1", port_of(other.url), 99)
@@ -389,8 +490,8 @@ def test_which_service(
     publish(1)
     _announced(monkeypatch)
     (mine,) = Pairings().all()
-    Pairings().save(mine.model_copy(update={"id": "a" * 12, "label": "attic", "pin": stranger().pin}))
-    with pytest.raises(UsageError, match=rf"several services: attic \(aaaaaaaaaaaa\), desk \({mine.id}\)") as several:
+    Pairings().save(mine.model_copy(update={"id": "2" * 12, "label": "attic", "pin": stranger().pin}))
+    with pytest.raises(UsageError, match=rf"several services: attic \(222222222222\), desk \({mine.id}\)") as several:
         Client(into, "android-futo").pull()
     assert "--service" in several.value.hint
     with pytest.raises(ServiceNotFound, match="no address of the service is known"):
@@ -400,7 +501,7 @@ def test_which_service(
     assert "idiolect pair" in nobody.value.hint
     assert Client(into, "android-futo", url=url).pull().release_id == "r-0001"  # known by its key
     Pairings().save(mine.model_copy(update={"id": "b" * 12, "label": "attic"}))
-    with pytest.raises(VerificationFailed, match=f"is service {store.repo}, the models here come from bbbbbbbbbbbb"):
+    with pytest.raises(VerificationFailed, match=f"root 1 of bbbbbbbbbbbb was wanted, this is root 1 of {store.repo}"):
         Client(into.with_name("other"), "android-futo", service="b" * 12, url=url).pull()
 
 

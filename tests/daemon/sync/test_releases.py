@@ -11,7 +11,7 @@ import pytest
 
 from daemon.sync import releases
 from daemon.sync.releases import Candidate, ReleaseStore
-from idiolect import wire
+from idiolect import signing, wire
 from idiolect.errors import StoreError
 from idiolect.files import sha256_file
 from idiolect.wire import Manifest
@@ -29,7 +29,10 @@ def blobs(store_root: Path) -> set[str]:
 
 
 def named_by_manifests(store_root: Path) -> set[str]:
-    manifests = [Manifest.model_validate_json(path.read_bytes()) for path in (store_root / "manifests").iterdir()]
+    manifests = [
+        Manifest.model_validate_json(signing.payload_of(path.read_bytes(), signing.MANIFEST_TYPE))
+        for path in (store_root / "manifests").iterdir()
+    ]
     return {
         file.sha256
         for manifest in manifests
@@ -77,10 +80,11 @@ def test_the_payload_is_the_manifest_of_the_design(tmp_path: Path, store: Releas
     store.publish(candidate(tmp_path))
     assert store.published is not None
     assert store.published.etag == '"mv-1"'
-    assert store.published.payload.startswith(b'{"format":"idiolect-manifest/1","repo":"')
-    assert Manifest.model_validate_json(store.published.payload) == store.manifest
-    assert b'"issued":"' in store.published.payload
-    assert b"null" not in store.published.payload
+    payload = signing.verify(store.published.envelope, signing.MANIFEST_TYPE, store.keys.release_key)
+    assert payload.startswith(b'{"format":"idiolect-manifest/1","repo":"')
+    assert Manifest.model_validate_json(payload) == store.manifest
+    assert b'"issued":"' in payload
+    assert b"null" not in payload
 
 
 def test_the_version_rises_and_the_parent_is_the_tiers(tmp_path: Path, store: ReleaseStore) -> None:
@@ -105,7 +109,7 @@ def test_another_process_sees_the_same(tmp_path: Path, store: ReleaseStore) -> N
 
 def test_a_version_is_never_used_twice(tmp_path: Path, store: ReleaseStore) -> None:
     store.publish(candidate(tmp_path))
-    (tmp_path / "store" / "manifests" / "7.json").write_text("left by a crash before `current`")
+    (tmp_path / "store" / "manifests" / "7.dsse").write_text("left by a crash before `current`")
     store.publish(candidate(tmp_path, 2))
     assert store.version == 8
 
@@ -130,14 +134,14 @@ def test_a_manifest_that_grows_too_large_lists_fewer_releases(
     tmp_path: Path, store: ReleaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.publish(candidate(tmp_path, 1))
-    assert store.published is not None
-    monkeypatch.setattr(wire, "MAX_MANIFEST_BYTES", int(len(store.published.payload) * 2.2))
+    assert store.manifest is not None
+    monkeypatch.setattr(releases, "MAX_PAYLOAD_BYTES", int(len(wire.dump(store.manifest)) * 2.2))
     for seed in (2, 3, 4):
         store.publish(candidate(tmp_path, seed))
     assert store.manifest is not None
     assert [release.id for release in store.manifest.releases] == ["r-0004", "r-0003"]
-    monkeypatch.setattr(wire, "MAX_MANIFEST_BYTES", 100)
-    with pytest.raises(StoreError, match="more than 100 bytes"):
+    monkeypatch.setattr(releases, "MAX_PAYLOAD_BYTES", 100)
+    with pytest.raises(StoreError, match="more than 262144 bytes, which no device reads"):
         store.publish(candidate(tmp_path, 5))
     assert store.version == 4
 
@@ -243,7 +247,7 @@ def test_an_exception_at_any_step_leaves_the_old_state(tmp_path: Path, first: bo
         assert not list(root.rglob("*.tmp"))
         return refused
 
-    refusals = [publish(n, tmp_path / f"store-{n}") for n in range(30)]
+    refusals = [publish(n, tmp_path / f"store-{n}") for n in range(60)]
     assert sum(refusals) > 10
     assert not refusals[-1]
 

@@ -17,7 +17,7 @@ from daemon.sync.blobs import parse_range
 from daemon.sync.guard import is_known_host
 from daemon.sync.releases import ReleaseStore
 from daemon.sync.server import Door, Server
-from idiolect import wire
+from idiolect import signing, wire
 from idiolect.errors import ConfigError
 from tests.daemon.sync.doors import Ask, House, asking, client_tls, house, identity, problem
 from tests.daemon.sync.publishing import candidate, model_bytes
@@ -51,11 +51,11 @@ async def test_manifest(ask: Ask, store: ReleaseStore, tmp_path: Path) -> None:
     store.publish(candidate(tmp_path))
     status, headers, body = await ask("/v1/manifest")
     assert store.published is not None
-    assert (status, headers["ETag"], body) == (200, '"mv-1"', store.published.payload)
+    assert (status, headers["ETag"], body) == (200, '"mv-1"', store.published.envelope)
     assert headers["Content-Type"] == "application/json"
     assert headers["Cache-Control"] == "no-cache"
     status, headers, body = await ask("/v1/manifest", method="HEAD")
-    assert (status, body, int(headers["Content-Length"])) == (200, b"", len(store.published.payload))
+    assert (status, body, int(headers["Content-Length"])) == (200, b"", len(store.published.envelope))
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,17 @@ async def test_a_manifest_of_last_week_is_renewed(
     monkeypatch.setattr(wire, "utc_now", lambda: later)
     status, headers, body = await published("/v1/manifest", 'If-None-Match: "mv-1"')
     assert (status, headers["ETag"]) == (200, '"mv-2"')
-    assert wire.Manifest.model_validate_json(body).expires == later + timedelta(days=30)
+    payload = signing.verify(body, signing.MANIFEST_TYPE, store.keys.release_key)
+    assert wire.Manifest.model_validate_json(payload).expires == later + timedelta(days=30)
     assert store.version == 2
+
+
+async def test_roots_are_told_to_anybody(ask: Ask, store: ReleaseStore) -> None:
+    status, headers, body = await ask("/v1/root/1", token="")
+    assert (status, body, headers["Content-Type"]) == (200, store.keys.root(1), "application/json")
+    assert "the chain ends" in problem(await ask("/v1/root/2", token=""))
+    for version in ("0", "-1", "01", "1.dsse", "%2e%2e", "9999999"):
+        assert (await ask(f"/v1/root/{version}", token=""))[0] == 404
 
 
 async def test_blob(published: Ask) -> None:
