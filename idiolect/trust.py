@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from idiolect import signing
 from idiolect.errors import VerificationFailed
-from idiolect.wire import Manifest, Root
+from idiolect.wire import MAX_MANIFEST_BYTES, Manifest, Root
 
 MAX_ROOTS = 256
 PAIR_AGAIN = "pair again: `idiolect pair` on the computer that trains"
@@ -41,6 +41,8 @@ class Trust(BaseModel):
 
         Needs a `root_key`, the one from pairing where no root was seen yet.
         """
+        if len(body) > MAX_MANIFEST_BYTES:
+            raise VerificationFailed(f"what was sent is more than {MAX_MANIFEST_BYTES} bytes", "is that idiolect?")
         trust = self._follow(_manifest(signing.payload_of(body, signing.MANIFEST_TYPE)).root_version, repo, fetch_root)
         manifest = _manifest(signing.verify(body, signing.MANIFEST_TYPE, trust.release_key))
         if manifest.repo != repo:
