@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon import cli_care, cli_devices, cli_folder, cli_inbox, cli_models, cli_resident, cli_speech, cli_sync
+from daemon import cli_care, cli_devices, cli_folder, cli_inbox, cli_models, cli_releases, cli_resident, cli_speech, cli_sync
 from idiolect.errors import IdiolectError, UsageError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ cli_folder.add_to(app)
 cli_models.add_to(app)
 cli_sync.add_to(app)
 cli_devices.add_to(app)
+cli_releases.add_to(app)
 cli_inbox.add_to(app)
 cli_speech.add_to(app)
 cli_care.add_to(app)

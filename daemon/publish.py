@@ -99,6 +99,8 @@ def _listed(store: ReleaseStore, candidate: Candidate) -> wire.Release | None:
     """The release of exactly these files, if there is one."""
     wanted = {file.sha256 for artifact, _ in candidate.artifacts for file in artifact.files}
     for release in store.manifest.releases if store.manifest else ():
+        if store.manifest and release.id in store.manifest.withdrawn:
+            continue
         files = {file.sha256 for artifact in release.artifacts for file in artifact.files}
         if wanted and release.tier == candidate.tier and files == wanted:
             return release

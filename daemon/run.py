@@ -21,6 +21,7 @@ from daemon.intake.intake import Intake
 from daemon.paths import Paths
 from daemon.rooms import Rooms
 from daemon.status import describe
+from daemon.sync import publishing
 from daemon.sync.control import ControlServer
 from daemon.sync.discovery import Advertisement
 from daemon.sync.household import Household
@@ -279,11 +280,15 @@ class Daemon:
             self._forced.add(action.tier)  # a reload must not let it wait
         if run is None or run.state != "published":
             return
+        await self._tell_devices()
+        self._spawn(self._announce(notices.Notice.of(run)))
+
+    async def _tell_devices(self) -> None:
+        """There is a new manifest."""
         if self._server is not None:
             self._server.notify()
         if self._advertisement is not None:
             await self._advertisement.update(self._rooms.store.version)
-        self._spawn(self._announce(notices.Notice.of(run)))
 
     async def _watch_machine(self, action: Action) -> None:
         """Pause the job where the machine is needed otherwise."""
@@ -336,6 +341,12 @@ class Daemon:
             return self._served().command(command, arguments)
         if command == "inbox":
             return review(self._rooms, arguments)
+        if command in publishing.COMMANDS:
+            before = self._rooms.store.version
+            answer = await asyncio.to_thread(publishing.act, self._rooms.store, command, arguments)
+            if self._rooms.store.version != before:
+                await self._tell_devices()
+            return answer
         if command == "rescan":
             await self._intake.rescan()
         if command == "stop":

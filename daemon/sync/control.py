@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from daemon.paths import Paths
+from daemon.sync import publishing
 from idiolect.child import Message, error_from
 from idiolect.errors import ConfigError, IdiolectError, NotRunning, UsageError
 
-COMMANDS = ("status", "train", "rescan", "reload", "stop", "devices", "revoke", "pair", "inbox")
+COMMANDS = ("status", "train", "rescan", "reload", "stop", "devices", "revoke", "pair", "inbox", *publishing.COMMANDS)
 MAX_REQUEST_BYTES = 64 * 1024
 REQUEST_WAIT_S = 5.0
 

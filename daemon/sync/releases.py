@@ -21,16 +21,17 @@ import secrets
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from daemon.sync import publishing
 from daemon.sync.keys import Keys
 from idiolect import signing, wire
-from idiolect.errors import StoreError, VerificationFailed
+from idiolect.errors import StoreError, UsageError, VerificationFailed
 from idiolect.files import CHUNK_BYTES, free_bytes, sync_folder, write_bytes, write_text
 from idiolect.wire import ArtifactFile, BaseModelInfo, EvalInfo, Manifest, Release, TrainInfo
 
@@ -56,11 +57,21 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Published:
-    """One manifest with its exact bytes, signed; `files` are those that its releases name, by digest."""
+    """One manifest with its exact bytes, signed; `files` are those that may be fetched, by digest, and `withdrawn` the
+    digests of those that might be before."""
 
     manifest: Manifest
     envelope: bytes
     files: dict[str, ArtifactFile] = field(repr=False)
+    withdrawn: frozenset[str] = field(repr=False)
+
+    @classmethod
+    def of(cls, envelope: bytes) -> Published:
+        """What such an envelope publishes. Raises VerificationFailed, ValidationError."""
+        manifest = _manifest(envelope)
+        gone = [release for release in manifest.releases if release.id in manifest.withdrawn]
+        files = _files(release for release in manifest.releases if release not in gone)
+        return cls(manifest, envelope, files, frozenset(_files(gone)) - files.keys())
 
     @property
     def etag(self) -> str:
@@ -142,6 +153,27 @@ class ReleaseStore:
             self._commit(self._next(self.manifest.releases, self.manifest.channels))
         return True
 
+    def rollback(self, tier: str, release_id: str = "") -> Release:
+        """Make another listed release its tier's stable one: the newest before the one that is, unless named. Raises
+        UsageError, StoreError."""
+        with self._changing():
+            release = publishing.earlier(self.manifest, tier, release_id)
+            assert self.manifest is not None
+            channels = {name: dict(names) for name, names in self.manifest.channels.items()}
+            channels[tier]["stable"] = release.id
+            self._commit(self._next(self.manifest.releases, channels))
+        return release
+
+    def withdraw(self, release_id: str) -> Release:
+        """Never offer a release again. Raises UsageError, StoreError."""
+        with self._changing():
+            release = self.manifest.release(release_id) if self.manifest else None
+            if self.manifest is None or release is None or release_id in self.manifest.withdrawn:
+                raise UsageError(f"no release that is offered is called {release_id!r}", "see: idiolect releases")
+            channels = publishing.without(self.manifest, release)
+            self._commit(self._next(self.manifest.releases, channels, [release_id]))
+        return release
+
     def rotate(self, *, root_too: bool = False) -> None:
         """Make new keys (daemon/sync/keys.py) and publish what is there signed by them. Raises StoreError."""
         with self._changing():
@@ -158,15 +190,15 @@ class ReleaseStore:
         try:
             version = int(pointer.read_text())
             envelope = self._manifest_path(version).read_bytes()
-            manifest = _manifest(envelope)
-            if manifest.version != version:
-                raise ValueError(f"manifest {version} says that it is {manifest.version}")
+            published = Published.of(envelope)
+            if published.manifest.version != version:
+                raise ValueError(f"manifest {version} says that it is {published.manifest.version}")
         except (OSError, ValueError, VerificationFailed) as error:
             raise StoreError(
                 f"the release store {self._root} is damaged: {error}",
                 f"put the number of the newest good file of {self._root / 'manifests'} into {pointer}",
             ) from error
-        return Published(manifest, envelope, _files(manifest))
+        return published
 
     def _blob_path(self, sha256: str) -> Path:
         return self._root / "blobs" / "sha256" / sha256[:2] / sha256
@@ -280,8 +312,11 @@ class ReleaseStore:
             "nothing was changed; export for fewer profiles ([export] profiles)",
         )
 
-    def _next(self, releases: list[Release], channels: dict[str, dict[str, str]]) -> Manifest:
+    def _next(
+        self, releases: list[Release], channels: dict[str, dict[str, str]], withdrawn: Sequence[str] = ()
+    ) -> Manifest:
         now = wire.utc_now()
+        gone = {*withdrawn, *(self.manifest.withdrawn if self.manifest else ())}
         return Manifest(
             repo=self.repo,
             version=1 + max(self.version, *self._versions(), 0),
@@ -289,14 +324,14 @@ class ReleaseStore:
             expires=now + EXPIRES_AFTER,
             root_version=self.keys.root_version,
             channels=channels,
-            withdrawn=self.manifest.withdrawn if self.manifest else [],
+            withdrawn=[release.id for release in releases if release.id in gone],
             releases=releases,
         )
 
     def _commit(self, manifest: Manifest) -> None:
         envelope = self.keys.sign(wire.dump(manifest))
         signing.verify(envelope, signing.MANIFEST_TYPE, self.keys.release_key)
-        published = Published(_manifest(envelope), envelope, _files(manifest))
+        published = Published.of(envelope)
         write_bytes(self._manifest_path(manifest.version), envelope)
         write_text(self._root / "current", f"{manifest.version}\n")
         self._published = published
@@ -310,7 +345,7 @@ class ReleaseStore:
             self._manifest_path(version).unlink()
         named: set[str] = set()
         for version in versions[-MANIFESTS_KEPT:]:
-            named |= _files(_manifest(self._manifest_path(version).read_bytes())).keys()
+            named |= _files(_manifest(self._manifest_path(version).read_bytes()).releases).keys()
         for path in (self._root / "blobs" / "sha256").glob("??/*"):
             if path.name not in named:
                 path.unlink()
@@ -320,10 +355,8 @@ def _manifest(envelope: bytes) -> Manifest:
     return Manifest.model_validate_json(signing.payload_of(envelope, signing.MANIFEST_TYPE))
 
 
-def _files(manifest: Manifest) -> dict[str, ArtifactFile]:
-    return {
-        file.sha256: file for release in manifest.releases for artifact in release.artifacts for file in artifact.files
-    }
+def _files(releases: Iterable[Release]) -> dict[str, ArtifactFile]:
+    return {file.sha256: file for release in releases for artifact in release.artifacts for file in artifact.files}
 
 
 def _newest(releases: list[Release], channels: dict[str, dict[str, str]], per_tier: int) -> list[Release]:

@@ -187,6 +187,8 @@ class Server:
     async def _blob(self, request: web.Request) -> web.StreamResponse:
         sha256 = request.match_info["sha256"]
         published, path = self._store.published, self._store.blob(sha256)
+        if published is not None and sha256 in published.withdrawn:
+            raise web.HTTPGone(text="the release with this file was withdrawn; ask for the manifest again")
         if published is None or path is None or sha256 not in published.files:
             raise web.HTTPNotFound(text="no release has this file; ask for the manifest again")
         return await blobs.serve(request, path, published.files[sha256], self._pace)

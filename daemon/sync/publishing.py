@@ -1,0 +1,95 @@
+"""What the user decides about releases: look at them, roll back, withdraw, make new keys. A change is a new version.
+
+`act` is what the running daemon does for a command, and what a command does itself on a store without a daemon.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from idiolect.errors import UsageError
+
+if TYPE_CHECKING:
+    from daemon.sync.releases import ReleaseStore
+    from idiolect.wire import Manifest, Release
+
+COMMANDS = ("releases", "rollback", "withdraw", "rotate-keys")
+NOTHING_YET = UsageError("nothing has been published yet", "`idiolect status` says what the daemon waits for")
+
+
+def act(store: ReleaseStore, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Do one of COMMANDS: `rollback` {tier, release}, `withdraw` {release}, `rotate-keys` {root}; gives what is
+    published after it. The caller is the one process that may publish. Raises UsageError, StoreError."""
+    if command == "rollback":
+        store.rollback(str(arguments.get("tier", "")), str(arguments.get("release", "")))
+    elif command == "withdraw":
+        store.withdraw(str(arguments.get("release", "")))
+    elif command == "rotate-keys":
+        store.rotate(root_too=arguments.get("root") is True)
+    return describe(store)
+
+
+def describe(store: ReleaseStore) -> dict[str, Any]:
+    """What `idiolect releases --json` says; rates are fractions."""
+    manifest = store.manifest
+    if manifest is None:
+        return {"version": 0, "root_version": 0, "expires": None, "releases": []}
+    return {
+        "version": manifest.version,
+        "root_version": manifest.root_version,
+        "expires": manifest.expires.isoformat(),
+        "releases": [_described(release, manifest) for release in manifest.releases],
+    }
+
+
+def earlier(manifest: Manifest | None, tier: str, wanted: str = "") -> Release:
+    """The release to go back to: `wanted`, else the newest before the tier's stable one. Raises UsageError."""
+    if manifest is None:
+        raise NOTHING_YET
+    if tier not in manifest.channels:
+        raise UsageError(f"nothing is published for tier {tier!r}", f"there: {', '.join(manifest.channels)}")
+    now = manifest.channels[tier].get("stable", "")
+    good = [each for each in manifest.releases if each.tier == tier and each.id not in {now, *manifest.withdrawn}]
+    found = next((each for each in good if each.id == wanted), None) if wanted else _before(good, now)
+    if found is None:
+        known = ", ".join(each.id for each in good)
+        what = f"cannot go back to {wanted}" if wanted else f"has no release before {now or 'this'}"
+        raise UsageError(f"{tier} {what}", f"choose one of {known}" if known else "no other release of it is listed")
+    return found
+
+
+def without(manifest: Manifest, release: Release) -> dict[str, dict[str, str]]:
+    """The channels where `release` is withdrawn: each that named it names the newest good one before it, or nothing."""
+    gone = {release.id, *manifest.withdrawn}
+    good = [each for each in manifest.releases if each.tier == release.tier and each.id not in gone]
+    before = _before(good, release.id)
+    channels = {tier: dict(names) for tier, names in manifest.channels.items()}
+    for channel, named in list(channels.get(release.tier, {}).items()):
+        if named == release.id:
+            if before:
+                channels[release.tier][channel] = before.id
+            else:
+                del channels[release.tier][channel]
+    return channels
+
+
+def _before(releases: list[Release], release_id: str) -> Release | None:
+    number = int(release_id.removeprefix("r-") or 0) if release_id else 10**12
+    older = [each for each in releases if each.number < number]
+    return max(older, key=lambda each: each.number, default=None)
+
+
+def _described(release: Release, manifest: Manifest) -> dict[str, Any]:
+    named = manifest.channels.get(release.tier, {})
+    return {
+        "id": release.id,
+        "tier": release.tier,
+        "created": release.created.isoformat(),
+        "channels": sorted(channel for channel, release_id in named.items() if release_id == release.id),
+        "withdrawn": release.id in manifest.withdrawn,
+        "parent": release.parent,
+        "wer_stock": release.eval.wer_stock,
+        "wer_tuned": release.eval.wer_tuned,
+        "profiles": [artifact.profile for artifact in release.artifacts],
+        "size_bytes": sum(artifact.size_bytes for artifact in release.artifacts),
+    }

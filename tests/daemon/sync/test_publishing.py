@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from daemon.sync.publishing import act, describe
+from daemon.sync.releases import ReleaseStore
+from idiolect.errors import UsageError
+from tests.daemon.sync.doors import Ask, problem
+from tests.daemon.sync.publishing import candidate
+
+
+def digest(store: ReleaseStore, release_id: str) -> str:
+    assert store.manifest is not None
+    release = store.manifest.release(release_id)
+    assert release is not None
+    return release.artifacts[0].files[0].sha256
+
+
+def offered(store: ReleaseStore) -> str:
+    assert store.manifest is not None
+    found = store.manifest.current("android-futo")
+    return found[0].id if found else ""
+
+
+@pytest.fixture
+def three(store: ReleaseStore, tmp_path: Path) -> ReleaseStore:
+    for seed in (1, 2, 3):
+        store.publish(candidate(tmp_path, seed))
+    return store
+
+
+def test_nothing_to_act_on(store: ReleaseStore, tmp_path: Path) -> None:
+    assert act(store, "releases", {}) == {"version": 0, "root_version": 0, "expires": None, "releases": []}
+    for command, arguments in (("rollback", {"tier": "tiny"}), ("withdraw", {"release": "r-0001"})):
+        with pytest.raises(UsageError):
+            act(store, command, arguments)
+    assert store.version == 0
+
+
+def test_back_and_forth_the_version_rises(three: ReleaseStore, tmp_path: Path) -> None:
+    for version, wanted, release in ((4, "", "r-0002"), (5, "", "r-0001"), (6, "r-0003", "r-0003")):
+        found = act(three, "rollback", {"tier": "tiny", "release": wanted})
+        assert (found["version"], offered(three)) == (version, release)
+    act(three, "rollback", {"tier": "tiny", "release": "r-0001"})
+    with pytest.raises(UsageError, match="no release of tiny before r-0001") as caught:
+        three.rollback("tiny")
+    assert "r-0003, r-0002" in caught.value.hint
+    with pytest.raises(UsageError, match="tiny cannot go back to r-0009"):
+        three.rollback("tiny", "r-0009")
+    with pytest.raises(UsageError, match="nothing is published for tier 'small'"):
+        three.rollback("small")
+    assert three.version == 7
+    assert ReleaseStore(tmp_path / "store").published == three.published
+    fourth = three.publish(candidate(tmp_path, 4))
+    assert (fourth.id, fourth.parent, offered(three)) == ("r-0004", "r-0001", "r-0004")
+
+
+def test_what_is_withdrawn_is_never_offered_again(three: ReleaseStore, tmp_path: Path) -> None:
+    found = act(three, "withdraw", {"release": "r-0002"})
+    assert [(each["id"], each["channels"], each["withdrawn"]) for each in found["releases"]] == [
+        ("r-0003", ["stable"], False),
+        ("r-0002", [], True),
+        ("r-0001", [], False),
+    ]
+    three.withdraw("r-0003")
+    assert offered(three) == "r-0001"
+    for wanted in ("", "r-0002", "r-0003"):
+        with pytest.raises(UsageError):
+            three.rollback("tiny", wanted)
+    with pytest.raises(UsageError, match="no release that is offered is called 'r-0003'"):
+        three.withdraw("r-0003")
+    three.withdraw("r-0001")
+    assert offered(three) == ""
+    assert three.publish(candidate(tmp_path, 4)).id == "r-0004"
+    assert offered(three) == "r-0004"
+    assert [each["withdrawn"] for each in describe(ReleaseStore(tmp_path / "store"))["releases"]] == [False] + [
+        True
+    ] * 3
+
+
+def test_a_current_file_is_never_collected(three: ReleaseStore, tmp_path: Path) -> None:
+    """Also where many newer releases have come and gone."""
+    three.rollback("tiny", "r-0001")
+    kept = digest(three, "r-0001")
+    for seed in range(10, 22):
+        three.publish(candidate(tmp_path, seed))
+        three.rollback("tiny", "r-0001")
+        blob = three.blob(kept)
+        assert blob is not None
+        assert blob.is_file()
+        assert offered(three) == "r-0001"
+
+
+async def test_its_file_is_gone(three: ReleaseStore, ask: Ask, tmp_path: Path) -> None:
+    path = f"/v1/blobs/sha256:{digest(three, 'r-0003')}"
+    assert (await ask(path))[0] == 200
+    three.withdraw("r-0003")
+    answer = await ask(path)
+    assert answer[0] == 410
+    assert "was withdrawn" in problem(answer)
+    assert (await ask(f"/v1/blobs/sha256:{digest(three, 'r-0002')}"))[0] == 200
+    three.publish(candidate(tmp_path, 3))  # the same file in another release
+    assert (await ask(path))[0] == 200
