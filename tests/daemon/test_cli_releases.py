@@ -37,7 +37,7 @@ def act(home: Path, *arguments: str) -> dict[str, Any]:
 
 
 def stable(found: dict[str, Any]) -> str:
-    return next(each["id"] for each in found["releases"] if each["channels"])
+    return next(str(each["id"]) for each in found["releases"] if each["channels"])
 
 
 def walk(home: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from idiolect.errors import UsageError
 from idiolect.install import MARKER, Place, State, Version
+from idiolect.trust import Trust
 from idiolect.wire import ArtifactFile
 from tests.idiolect.steps import killed_at_step
 
@@ -89,7 +90,7 @@ def test_killed_at_any_step_the_old_or_the_new_is_shown_whole(tmp_path: Path) ->
 def test_state(place: Place) -> None:
     with place.locked():
         assert place.load() == State()
-        state = State(repo="a" * 12, version=3, etag='"mv-3"')
+        state = State(repo="a" * 12, trust=Trust(version=3), etag='"mv-3"')
         place.save(state)
         assert place.load() == state
 

@@ -34,7 +34,7 @@ def root(version: int, root: Ed25519PrivateKey, release: Ed25519PrivateKey, *sig
 
 
 def manifest(signer: Ed25519PrivateKey = RELEASE, **update: Any) -> bytes:  # noqa: ANN401
-    said = {"repo": REPO, "version": 1, "issued": NOW, "expires": NOW + timedelta(days=30)} | update
+    said: dict[str, Any] = {"repo": REPO, "version": 1, "issued": NOW, "expires": NOW + timedelta(days=30)} | update
     return signing.sign(wire.dump(wire.Manifest(**said)), signing.MANIFEST_TYPE, [signer])
 
 
