@@ -69,10 +69,11 @@ def devices(json: Json = False) -> None:
             *(each[key] for key in ("id", "label", "platform")),
             _state(each),
             *(_when(each[key]) for key in ("created_s", "last_seen_s")),
+            ", ".join(f"{held['release']}{' (failed)' if held['loaded'] is False else ''}" for held in each["holds"]),
         ]
         for each in found
     ]
-    table("", ["id", "label", "platform", "state", "let in", "last seen"], rows)
+    table("", ["id", "label", "platform", "state", "let in", "last seen", "holds"], rows)
 
 
 def revoke(
@@ -105,10 +106,10 @@ def _devices() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = ask(paths, "devices")["devices"]
         return found
     except NotRunning:
-        from daemon.sync.devices import Devices, describe
+        from daemon.sync.devices import Devices
 
         with paths.locked(), contextlib.closing(Devices(paths.devices_db)) as known:
-            return describe(known.all())
+            return known.describe()
 
 
 def _show_code(opened: dict[str, Any]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from idiolect.errors import UsageError
+from idiolect.errors import HookFailed, UsageError
 from idiolect.files import is_safe_relpath
 
 if TYPE_CHECKING:
+    from idiolect.client import Client, Pulled
+    from idiolect.hook import Hook
     from idiolect.pairing import Pairing
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -47,33 +50,79 @@ def pull(
     service: Annotated[str, typer.Option(help="Which service, by label or id, where there are several.")] = "",
     pair: Annotated[str, typer.Option(metavar="TEXT", help="Be let in first, by the text of a pairing code.")] = "",
     join: Annotated[str, typer.Option(metavar="ADDRESS", help="Be let in first, by comparing six digits.")] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and get every new model as it is published.")] = False,
+    hook: Annotated[str, typer.Option(metavar="PROGRAM", help="Run this after a new model has come.")] = "",
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARG...]", help="What PROGRAM is run with; there is no shell.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Find the service on the network and get the newest model. It has to have let this device in, once."""
+    """Find the service on the network and get the newest model. It has to have let this device in, once.
+
+    PROGRAM learns what came from IDIOLECT_RELEASE, IDIOLECT_TIER, IDIOLECT_PROFILE, IDIOLECT_FOLDER, IDIOLECT_FILE and
+    IDIOLECT_PREVIOUS in its environment.
+
+    Exit codes: 0 the newest model is there; 2 wrong use; 4 no service or no such model; 5 what came was not believed
+    (changed, older, expired); 6 not let in; 7 the model is there and PROGRAM failed; 130 stopped.
+    """
     from daemon.paths import Paths
-    from daemon.terminal import ProgressReporter, megabytes, out, print_json
+    from daemon.terminal import ProgressReporter
     from idiolect.client import Client
+    from idiolect.hook import Hook
 
     if "/" in profile or not is_safe_relpath(profile):
         raise UsageError(f"no profile is called {profile!r}", "see: idiolect profiles")
     folder = into or Paths.at(None).models / profile
-    pairing = _paired(pair, join)
+    if arguments and not hook:
+        raise UsageError(f"{arguments[0]!r} is too much", "arguments are those of --hook PROGRAM")
+    after = Hook([hook, *(arguments or ())]) if hook else None
+    client = Client(folder, profile, url=url, pairing=_paired(pair, join), service=service)
+    if watch:
+        _stay(client, after, json)
+        return
     with ProgressReporter() as reporter:
         reporter.stage(f"pull {profile}")
-        pulled = Client(folder, profile, url=url, pairing=pairing, service=service).pull(
-            lambda done, total: reporter.progress(done, total, "bytes")
-        )
+        pulled = client.pull(lambda done, total: reporter.progress(done, total, "bytes"))
+    _show(pulled, json)
+    _finish(client, after, pulled)
+
+
+def _finish(client: Client, hook: Hook | None, pulled: Pulled) -> None:
+    """Run the hook and tell the service. Raises HookFailed."""
+    try:
+        ran = hook is not None and client.run_hook(hook, pulled)
+    except HookFailed as failure:
+        client.report(pulled, loaded=False, error=failure.message)
+        raise
+    if ran or pulled.changed:
+        client.report(pulled, loaded=True if ran else None)
+
+
+def _stay(client: Client, hook: Hook | None, json: bool) -> None:
+    from daemon.terminal import show_error
+    from idiolect.watch import watch
+
+    shown: list[Pulled] = []
+
+    def pulled(now: Pulled) -> None:
+        if now.changed or not shown:
+            shown[:] = [now]
+            _show(now, json)
+        try:
+            _finish(client, hook, now)
+        except HookFailed as failure:
+            show_error(failure)
+
+    watch(client, pulled, lambda error, _: show_error(error))
+
+
+def _show(pulled: Pulled, json: bool) -> None:
+    from daemon.terminal import megabytes, out
+
     files = [str(file) for file in pulled.files]
     if json:
-        print_json(
-            {
-                "release": pulled.release_id,
-                "tier": pulled.tier,
-                "changed": pulled.changed,
-                "files": files,
-                "url": pulled.url,
-            }
-        )
+        said = {"release": pulled.release_id, "tier": pulled.tier, "changed": pulled.changed}
+        print(dumps(said | {"files": files, "url": pulled.url}, ensure_ascii=False), flush=True)
         return
     state = "new" if pulled.changed else "already the newest"
     out.print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import ipaddress
 import queue
 import threading
@@ -17,7 +18,7 @@ from idiolect import connection as connections
 from idiolect import fetch, wire
 from idiolect.connection import Connection
 from idiolect.errors import ServiceNotFound, SyncError, TransferFailed, VerificationFailed
-from idiolect.files import free_bytes
+from idiolect.files import free_bytes, write_text
 from idiolect.install import Place, State, Version
 from idiolect.pairing import Pairing, Pairings
 from idiolect.trust import FetchRoot, Trust, refuse_expired
@@ -25,6 +26,8 @@ from idiolect.wire import Artifact, ArtifactFile, Manifest, Release
 
 if TYPE_CHECKING:
     from zeroconf import ServiceInfo
+
+    from idiolect.hook import Hook
 
 SETTLE_S = 1.0  # after the first service, so that a second one in the same house is seen too
 
@@ -49,12 +52,13 @@ class Service:
 
 @dataclass(frozen=True)
 class Pulled:
-    """What is in place now. `previous` is the folder of the version before, where there is one."""
+    """What is in place now, at `into`. `previous` is the folder of the version before, where there is one."""
 
     release_id: str
     tier: str
     profile: str
     changed: bool
+    into: Path
     files: list[Path]
     size_bytes: int
     version: int
@@ -133,9 +137,12 @@ class Client:
         self._service = service
         self._channel = channel
         self._timeout_s = timeout_s
+        self._connection: Connection | None = None
 
-    def pull(self, on_progress: OnProgress | None = None) -> Pulled:
+    def pull(self, on_progress: OnProgress | None = None, *, wait_s: float = 0.0) -> Pulled:
         """Bring the folder up to date; `on_progress(done, total)` counts the bytes of the files.
+
+        Where it is up to date already, wait for news for `wait_s`, 25 s at most.
 
         What was there stays in use until all of the new was verified, and after that as the previous version. Raises
         NotPaired, ServiceNotFound, TransferFailed, VerificationFailed, SyncError (nothing offered), UsageError (foreign
@@ -147,8 +154,9 @@ class Client:
             current = installed is not None and installed.profile == state.profile == self._profile
             etag = state.etag if current and state.channel == self._channel else ""
             pairing = self._pairing or self._pairings.choose(self._service or state.repo, self._url or "")
-            connection = self._reach(pairing, state)
-            reply, url = self._ask(connection, etag), connection.url
+            connection = self._connection = self._reach(pairing, state)
+            reply, url = self._ask(connection, etag, wait_s), connection.url
+            now = wire.utc_now() if wait_s else now
             with self._naming(url):
                 if reply.status == 304 and installed and etag:
                     refuse_expired(state.trust.expires, now)
@@ -182,6 +190,35 @@ class Client:
             self._place.save(state)
             return self._pulled(version, state, changed=changed)
 
+    def run_hook(self, hook: Hook, pulled: Pulled) -> bool:
+        """Run it where what was pulled is new, or where it has not been run to a good end for this release; True where
+        it was. Raises HookFailed."""
+        done, release = self._place.hidden / "hook.txt", f"{pulled.release_id} {pulled.profile}\n"
+        if not pulled.changed and done.is_file() and done.read_text(encoding="utf-8") == release:
+            return False
+        done.unlink(missing_ok=True)
+        hook.run(pulled)
+        write_text(done, release)
+        return True
+
+    def report(self, pulled: Pulled, *, loaded: bool | None = None, error: str = "") -> bool:
+        """Tell the service what this device holds now, and whether it could be loaded where that was tried. False where
+        that could not be told, which changes nothing here."""
+        if self._connection is None:
+            return False
+        said = wire.Report(release=pulled.release_id, profile=pulled.profile, loaded=loaded, error=error[:500])
+        try:
+            with self._connection.request(
+                "/v1/reports",
+                method="POST",
+                headers={"Content-Type": "application/json"},
+                body=wire.dump(said),
+                timeout_s=self._timeout_s,
+            ) as response:
+                return response.status == 204
+        except (OSError, http.client.HTTPException, SyncError):
+            return False
+
     def _reach(self, pairing: Pairing, state: State) -> Connection:
         """The service at an address where it has just shown its key."""
         connection = pairing.connection()
@@ -202,10 +239,15 @@ class Client:
             self._pairings.save(pairing.known_at(found.url))
         return found
 
-    def _ask(self, connection: Connection, etag: str) -> fetch.Reply:
+    def _ask(self, connection: Connection, etag: str, wait_s: float) -> fetch.Reply:
         """The manifest, or 304 where it still is the one with `etag`."""
         reply = fetch.get(
-            connection, "/v1/manifest", limit_bytes=wire.MAX_MANIFEST_BYTES, timeout_s=self._timeout_s, etag=etag
+            connection,
+            "/v1/manifest",
+            limit_bytes=wire.MAX_MANIFEST_BYTES,
+            timeout_s=self._timeout_s,
+            etag=etag,
+            wait_s=wait_s,
         )
         if reply.status in {401, 403}:
             raise fetch.no_longer_let_in(connection.url)
@@ -283,6 +325,7 @@ class Client:
             tier=version.tier,
             profile=version.profile,
             changed=changed,
+            into=self._place.into,
             files=[self._place.into / path for path in version.files],
             size_bytes=sum(version.files.values()),
             version=state.trust.version,

@@ -20,7 +20,8 @@ IdiolectError
     ├── ServiceNotFound    nobody answered on the network
     ├── NotPaired          the service does not know this device, or this device no such service
     ├── TransferFailed     the connection broke, or the server said no
-    └── VerificationFailed what arrived is not what was promised
+    ├── VerificationFailed what arrived is not what was promised
+    └── HookFailed         the new model is there, and the program to be run after it failed
 """
 
 from __future__ import annotations
@@ -133,6 +134,10 @@ class TransferFailed(SyncError):
 
 class VerificationFailed(SyncError):
     exit_code = 5
+
+
+class HookFailed(SyncError):
+    exit_code = 7
 
 
 def require(package: str, extra: str) -> None:

@@ -38,13 +38,21 @@ class Reply:
         return ""
 
 
-def get(connection: Connection, path: str, *, limit_bytes: int, timeout_s: float, etag: str = "") -> Reply:
+def get(
+    connection: Connection, path: str, *, limit_bytes: int, timeout_s: float, etag: str = "", wait_s: float = 0.0
+) -> Reply:
     """GET a short document: at most `limit_bytes` in at most `timeout_s`, or 304 where it still has `etag`.
+
+    With `wait_s` the service is asked to answer only when there is another, for so many seconds longer.
 
     Raises TransferFailed, or VerificationFailed where the answer is too large.
     """
+    headers = {"If-None-Match": etag} if etag else {}
+    if etag and wait_s:
+        headers["Prefer"] = f"wait={wait_s:.0f}"
+        timeout_s += wait_s
     deadline = time.monotonic() + timeout_s
-    with _response(connection, path, {"If-None-Match": etag} if etag else {}, timeout_s) as response:
+    with _response(connection, path, headers, timeout_s) as response:
         body, length = b"", response.length
         while len(body) <= limit_bytes and (chunk := response.read1(limit_bytes)):
             body += chunk

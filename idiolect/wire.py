@@ -175,6 +175,17 @@ class Root(Wire):
     release_key: PublicKey
 
 
+class Report(Wire):
+    """POST /v1/reports: what a device holds. `loaded`: whether an app could use it, None where nobody tried."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    release: ReleaseId
+    profile: Annotated[str, Field(max_length=80)]
+    loaded: bool | None = None
+    error: Annotated[str, Field(max_length=500)] = ""
+
+
 class Hello(Wire):
     """Who answers, without authentication."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from idiolect.errors import StoreError, UsageError
+from idiolect.wire import Report
 
 READ = "models:read"
 RECORD = "recordings:write"
@@ -27,7 +28,11 @@ CREATE TABLE IF NOT EXISTS devices (
     id TEXT PRIMARY KEY, label TEXT NOT NULL, platform TEXT NOT NULL, token_sha256 BLOB UNIQUE NOT NULL,
     scopes TEXT NOT NULL, compat INTEGER NOT NULL, created_s INTEGER NOT NULL, last_seen_s INTEGER,
     expires_s INTEGER, revoked_s INTEGER
-) STRICT
+) STRICT;
+CREATE TABLE IF NOT EXISTS reports (
+    device TEXT NOT NULL, profile TEXT NOT NULL, release TEXT NOT NULL, loaded INTEGER, error TEXT NOT NULL,
+    at_s INTEGER NOT NULL, PRIMARY KEY (device, profile)
+) STRICT;
 """
 
 
@@ -66,7 +71,7 @@ class Devices:
             path.chmod(0o600)
             self._db = sqlite3.connect(path, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(_SCHEMA)
+            self._db.executescript(_SCHEMA)
             rows = self._db.execute("SELECT token_sha256, * FROM devices ORDER BY rowid").fetchall()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
@@ -110,6 +115,24 @@ class Devices:
         if device.last_seen_s != minute_s:
             with contextlib.suppress(sqlite3.Error):
                 self._change(replace(device, last_seen_s=minute_s))
+
+    def note_report(self, device: Device, report: Report) -> None:
+        """Keep what it says that it holds, the newest for each profile."""
+        error = " ".join(report.error.split())
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?, ?, ?)",
+                (device.id, report.profile, report.release, report.loaded, error, int(time.time())),
+            )
+
+    def describe(self) -> list[dict[str, Any]]:
+        """As `idiolect devices --json` prints them: `holds` is what each said last."""
+        held: dict[str, list[dict[str, Any]]] = {}
+        rows = self._db.execute("SELECT device, profile, release, loaded, error, at_s FROM reports ORDER BY profile")
+        for device, profile, release, loaded, error, at_s in rows:
+            said = {"profile": profile, "release": release, "loaded": None if loaded is None else bool(loaded)}
+            held.setdefault(device, []).append(said | {"error": error, "at_s": at_s})
+        return [each | {"holds": held.get(each["id"], [])} for each in describe(self.all())]
 
     def revoke(self, name: str) -> Device:
         """Shut the device with this id, or this label where it is the only one. Raises UsageError for no such one."""

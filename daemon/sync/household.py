@@ -55,7 +55,7 @@ class Household:
     def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Answer `devices`, `revoke` {name} or `pair` {action, …}. Raises UsageError."""
         if command == "devices":
-            return {"devices": describe(self._rooms.devices.all())}
+            return {"devices": self._rooms.devices.describe()}
         if command == "revoke":
             return {"device": describe([self._server.revoke(str(arguments.get("name", "")))])[0]}
         actions = {"open": self._open, "look": self._look, "decide": self._decide, "close": self._close}

@@ -145,6 +145,7 @@ class Server:
             Route("POST", "/v1/pair/qr", self._pair_by_qr, None),
             Route("POST", "/v1/pair/{pair_id:[A-Za-z0-9_-]{8,64}}/reveal", self._pair_reveal, None),
             Route("GET", "/v1/pair/{pair_id:[A-Za-z0-9_-]{8,64}}", self._pair_decision, None),
+            Route("POST", "/v1/reports", self._report, READ),
             Route("DELETE", "/v1/devices/self", self._leave, ""),
             *Hub(self._store, self._pace).routes(),
             *Specification(lambda: self._routes).routes(),
@@ -192,6 +193,14 @@ class Server:
         if published is None or path is None or sha256 not in published.files:
             raise web.HTTPNotFound(text="no release has this file; ask for the manifest again")
         return await blobs.serve(request, path, published.files[sha256], self._pace)
+
+    async def _report(self, request: web.Request) -> web.StreamResponse:
+        report = await guard.read_json(request, wire.Report)
+        release = self._store.manifest.release(report.release) if self._store.manifest else None
+        if release is None or release.artifact(report.profile) is None:
+            raise web.HTTPNotFound(text="no such release is listed for this profile")
+        self._devices.note_report(request[guard.DEVICE], report)
+        return web.Response(status=204)
 
     # Being let in and leaving
 

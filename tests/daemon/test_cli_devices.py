@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -53,6 +55,47 @@ async def test_from_the_code_to_the_model_and_out_again(daemon: Daemon, tmp_path
     assert "shut out" in (await run(home, "devices")).stdout
     own = await run(home, "pull", "--profile", "android-futo", "--json")
     assert json.loads(own.stdout)["changed"], own.stderr
+
+
+async def test_a_hook_runs_after_a_model_has_come_and_the_service_hears_of_it(daemon: Daemon, tmp_path: Path) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    code = "import os, sys; open(sys.argv[1], 'a').write(os.environ['IDIOLECT_RELEASE'] + chr(10))"
+    pull = ("pull", "--profile", "android-futo", "--json")
+    good = (*pull, "--hook", sys.executable, "--", "-c", code, out)
+    assert (await run(home, *good)).returncode == 0
+    assert (await run(home, *good)).returncode == 0
+    assert out.read_text() == "r-0001\n"
+    bad = (*pull, "--into", tmp_path / "other", "--hook", sys.executable, "--", "-c", "raise SystemExit(1)")
+    failed = await run(home, *bad)
+    assert failed.returncode == 7
+    assert json.loads(failed.stdout)["changed"]
+    assert "ended with 1" in failed.stderr
+    (device,) = json.loads((await run(home, "devices", "--json")).stdout)
+    assert [(held["release"], held["loaded"]) for held in device["holds"]] == [("r-0001", False)]
+    assert "r-0001 (failed)" in (await run(home, "devices")).stdout
+    assert (await run(home, *pull, "--hook", "no-such-program")).returncode == 2
+    assert (await run(home, *pull, "stray")).returncode == 2
+    assert "7 the model is there" in " ".join((await run(home, "pull", "--help")).stdout.split())
+
+
+async def test_watching(daemon: Daemon, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    arguments = ("--home", home, "pull", "--profile", "android-futo", "--watch", "--json")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "daemon.cli", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        assert json.loads(await process.stdout.readline())["release"] == "r-0001"
+        record(Paths.at(home), 2)
+        line = json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
+        assert (line["release"], line["changed"]) == ("r-0002", True)
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 30) == 130
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def test_a_token_for_the_plain_port_is_shown_once_with_its_warning(daemon: Daemon, tmp_path: Path) -> None:
