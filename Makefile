@@ -2,12 +2,13 @@
 # make test                 all tests and linters;  make quick: those without torch
 # make threats              take each defence away in turn: its test has to notice
 # make fuzz                 5,000 questions to the server, made from its OpenAPI document
+# make client-wheel         dist/idiolect_client-*.whl: what an app needs to pull, without the daemon
 # make setup [TORCH=cpu|cuda|rocm]
 VOICE ?= synthetic
 TORCH ?=
 PY := .venv/bin/python
 
-.PHONY: demo test quick threats fuzz lint format bench setup setup-dev clean
+.PHONY: client-wheel demo test quick threats fuzz lint format bench setup setup-dev clean
 
 demo: setup
 	$(PY) -m daemon.cli demo --voice $(VOICE)
@@ -35,6 +36,11 @@ format: setup-dev
 
 bench: setup-dev
 	for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) -m benchmarks.$$(basename $$file .py) || exit 1; done
+
+client-wheel: setup
+	rm -rf build/client && mkdir -p build/client dist
+	cp -r idiolect LICENSE clients/python/pyproject.toml clients/python/README.md build/client
+	cd build/client && $(CURDIR)/$(PY) -c "from setuptools import build_meta; build_meta.build_wheel('../../dist')"
 
 setup:
 	@TORCH=$(TORCH) sh ./setup.sh train,whispercpp
