@@ -50,6 +50,7 @@ def pull(
     service: Annotated[str, typer.Option(help="Which service, by label or id, where there are several.")] = "",
     pair: Annotated[str, typer.Option(metavar="TEXT", help="Be let in first, by the text of a pairing code.")] = "",
     join: Annotated[str, typer.Option(metavar="ADDRESS", help="Be let in first, by comparing six digits.")] = "",
+    channel: Annotated[str, typer.Option(help="beta: try releases before the other devices do.")] = "stable",
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and get every new model as it is published.")] = False,
     hook: Annotated[str, typer.Option(metavar="PROGRAM", help="Run this after a new model has come.")] = "",
     arguments: Annotated[
@@ -76,7 +77,7 @@ def pull(
     if arguments and not hook:
         raise UsageError(f"{arguments[0]!r} is too much", "arguments are those of --hook PROGRAM")
     after = Hook([hook, *(arguments or ())]) if hook else None
-    client = Client(folder, profile, url=url, pairing=_paired(pair, join), service=service)
+    client = Client(folder, profile, url=url, pairing=_paired(pair, join), service=service, channel=channel)
     if watch:
         _stay(client, after, json)
         return

@@ -153,6 +153,10 @@ class Publish(_Section):
     anyway: bool = False
     """Publish even a model that did not prove better. For trying out the way to a device, never for daily use."""
 
+    canary: Annotated[str, Field(max_length=40)] = ""
+    """Label or id of a device that tries each release first: `idiolect pull --channel beta --watch --hook PROGRAM`.
+    Once its PROGRAM has ended well every device gets the release, and none where it failed. Empty: all at once."""
+
 
 class Notify(_Section):
     """Who hears of a new model."""

@@ -22,7 +22,8 @@ async def finish(rooms: Rooms, run_id: str, result: JobResult) -> None:
     if verdict.publish:
         candidate = _candidate(rooms, result, verdict.artifacts)
         # A daemon that died between publishing and noting it must not publish the same files twice.
-        release = _listed(rooms.store, candidate) or await asyncio.to_thread(rooms.store.publish, candidate)
+        channel = "beta" if rooms.config.publish.canary else "stable"
+        release = _listed(rooms.store, candidate) or await asyncio.to_thread(rooms.store.publish, candidate, channel)
     rooms.library.update_run(
         run_id,
         state="published" if release else "kept",

@@ -23,6 +23,7 @@ from daemon.rooms import Rooms
 from daemon.status import describe
 from daemon.sync import publishing
 from daemon.sync.control import ControlServer
+from daemon.sync.devices import Device
 from daemon.sync.discovery import Advertisement
 from daemon.sync.household import Household
 from daemon.sync.recordings import Recordings
@@ -33,7 +34,8 @@ from daemon.work.jobs import PIPELINE
 from daemon.work.machine import Machine
 from daemon.work.scheduler import Action, next_action
 from daemon.work.trainer import Trainer
-from idiolect.errors import CheckpointError, ConfigError, DatasetError, UsageError
+from idiolect.errors import CheckpointError, ConfigError, DatasetError, StoreError, UsageError
+from idiolect.wire import Report
 
 REST_S = 0.5
 REST_FACTOR = 4
@@ -223,6 +225,7 @@ class Daemon:
         self._server = Server(store, self._rooms.identity, self._rooms.devices, door, recordings.routes())
         closing.push_async_callback(self._server.stop)
         await self._server.start()
+        self._server.on_report = self._judge
         self._household = Household(self._rooms, self._server)
         self._household.pair_this_computer()
         self._on_event("serving", {"urls": self._server.urls()})
@@ -307,6 +310,12 @@ class Daemon:
             self._warn("notify", trouble)
         else:
             self._warnings.pop("notify", None)
+
+    async def _judge(self, device: Device, report: Report) -> None:
+        if self._config.publish.canary in {device.id, device.label}:
+            with contextlib.suppress(StoreError):  # the next report decides
+                if await asyncio.to_thread(publishing.judge, self._rooms.store, report):
+                    await self._tell_devices()
 
     async def _take_in(self) -> None:
         while True:

@@ -72,8 +72,8 @@ def test_it_pulls_without_anything_else(wheel: Path, tmp_path: Path, monkeypatch
     store.publish(candidate(tmp_path / "made", 1))
     others = set("torch numpy aiohttp rich typer av jiwer segno watchdog psutil daemon training exporters".split())
     with serving(store) as connection:
-        mine = {"pin": connection.pin, "token": connection.token, "root_key": store.keys.root_key}
-        Pairings().save(Pairing(id=store.repo, **mine))
+        mine = Pairing(id=store.repo, pin=connection.pin, token=connection.token, root_key=store.keys.root_key)
+        Pairings().save(mine)
         code = PULL.format(
             others=others, here=str(tmp_path / "app"), into=str(tmp_path / "models" / "current"), url=connection.url
         )

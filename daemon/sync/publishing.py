@@ -11,7 +11,7 @@ from idiolect.errors import UsageError
 
 if TYPE_CHECKING:
     from daemon.sync.releases import ReleaseStore
-    from idiolect.wire import Manifest, Release
+    from idiolect.wire import Manifest, Release, Report
 
 COMMANDS = ("releases", "rollback", "withdraw", "rotate-keys")
 NOTHING_YET = UsageError("nothing has been published yet", "`idiolect status` says what the daemon waits for")
@@ -27,6 +27,20 @@ def act(store: ReleaseStore, command: str, arguments: dict[str, Any]) -> dict[st
     elif command == "rotate-keys":
         store.rotate(root_too=arguments.get("root") is True)
     return describe(store)
+
+
+def judge(store: ReleaseStore, report: Report) -> bool:
+    """What the canary says of a release that only the beta channel names: loaded, it becomes the stable one, and
+    else it is withdrawn. True where that was done. Raises StoreError."""
+    release = store.manifest.release(report.release) if store.manifest else None
+    names = store.manifest.channels.get(release.tier, {}) if store.manifest and release else {}
+    if report.loaded is None or release is None or names.get("beta") != release.id or names.get("stable") == release.id:
+        return False
+    if report.loaded:
+        store.rollback(release.tier, release.id)
+    else:
+        store.withdraw(release.id)
+    return True
 
 
 def describe(store: ReleaseStore) -> dict[str, Any]:

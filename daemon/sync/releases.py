@@ -127,8 +127,8 @@ class ReleaseStore:
             return self._blob_path(sha256)
         return None
 
-    def publish(self, candidate: Candidate) -> Release:
-        """Take in the candidate's files and make it its tier's stable release, whole or not at all.
+    def publish(self, candidate: Candidate, channel: str = "stable") -> Release:
+        """Take in the candidate's files and make it its tier's release in `channel`, whole or not at all.
 
         Every file is copied, and compared with the size, digest and magic that its artifact states. Raises StoreError.
         """
@@ -138,7 +138,7 @@ class ReleaseStore:
             for artifact, folder in candidate.artifacts:
                 for file in artifact.files:
                     self._take_in(folder / file.path, file)
-            self._commit(self._with(release))
+            self._commit(self._with(release, channel))
         return release
 
     def renew(self) -> bool:
@@ -297,11 +297,11 @@ class ReleaseStore:
         except ValidationError as error:
             raise StoreError(f"this cannot become a release: {error}") from error
 
-    def _with(self, release: Release) -> Manifest:
-        """The next manifest: `release` is its tier's stable one, and each tier lists its newest few that fit."""
+    def _with(self, release: Release, channel: str) -> Manifest:
+        """The next manifest: `channel` names `release`, and each tier lists its newest few that fit."""
         old = self.manifest
         channels = {tier: dict(names) for tier, names in (old.channels if old else {}).items()}
-        channels.setdefault(release.tier, {})["stable"] = release.id
+        channels.setdefault(release.tier, {})[channel] = release.id
         releases = [release, *(old.releases if old else [])]
         for per_tier in range(RELEASES_PER_TIER, 0, -1):
             manifest = self._next(_newest(releases, channels, per_tier), channels)

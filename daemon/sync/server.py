@@ -8,7 +8,7 @@ import errno
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -36,6 +36,9 @@ ANSWERED_S = 1.0
 """After this a device that has left has its answer, and what else it had open is cut."""
 
 _WAIT = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,4})(?:$|[,;\s])")
+
+
+OnReport = Callable[[Device, wire.Report], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Server:
         self.plain_port: int | None = None
         """The compatibility port once it listens."""
         self.pairing = PairingDesk(identity, devices)
+        self.on_report: OnReport = _nothing
+        """Hears what each device says that it holds."""
         own_name = socket.gethostname().lower()
         own_names = {"localhost", own_name, f"{own_name.partition('.')[0]}.local", f"{store.repo}.local"}
         self._routes = [*self._make_routes(), *more]
@@ -200,6 +205,7 @@ class Server:
         if release is None or release.artifact(report.profile) is None:
             raise web.HTTPNotFound(text="no such release is listed for this profile")
         self._devices.note_report(request[guard.DEVICE], report)
+        await self.on_report(request[guard.DEVICE], report)
         return web.Response(status=204)
 
     # Being let in and leaving
@@ -273,6 +279,10 @@ class Server:
             await asyncio.sleep(ADDRESSES_POLL_S)
             with contextlib.suppress(OSError):
                 self._tls.renew(await asyncio.to_thread(addresses, self._door.bind, self._door.interfaces))
+
+
+async def _nothing(_: Device, __: wire.Report) -> None:
+    """Nobody listens."""
 
 
 def _is_known(request: web.Request, published: Published | None) -> bool:

@@ -116,3 +116,19 @@ def test_without_a_daemon(tmp_path: Path) -> None:
     damaged = idiolect("pull", "--profile", "android-futo", "--pair", "idiolect://nonsense", home=home)
     assert damaged.returncode == 2
     assert "not the text of a pairing code" in damaged.stderr
+
+
+async def test_a_canary_tries_each_release_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others get nothing until its hook has ended well."""
+    monkeypatch.setattr("daemon.run.REST_S", 0.05)
+    home = tmp_path / "home"
+    paths = Paths.at(home)
+    config = changed(CONFIG, publish={"canary": "this computer"})
+    pull = ("pull", "--profile", "android-futo", "--json")
+    async with living(Daemon(paths, config, pipeline=pipeline("good"))) as daemon:
+        record(paths, 0, 1)
+        await until(lambda: states(daemon) == ["published"])
+        assert "has no stable model" in (await run(home, *pull)).stderr
+        tried = await run(home, *pull, "--channel", "beta", "--hook", sys.executable, "--", "-c", "")
+        assert tried.returncode == 0, tried.stderr
+        assert json.loads((await run(home, *pull)).stdout)["release"] == "r-0001"

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.sync.publishing import act, describe
+from daemon.sync.publishing import act, describe, judge
 from daemon.sync.releases import ReleaseStore
 from idiolect.errors import UsageError
+from idiolect.wire import Report
 from tests.daemon.sync.doors import Ask, problem
 from tests.daemon.sync.publishing import candidate
 
@@ -110,3 +111,33 @@ async def test_its_file_is_gone(three: ReleaseStore, ask: Ask, tmp_path: Path) -
     assert (await ask(f"/v1/blobs/sha256:{digest(three, 'r-0002')}"))[0] == 200
     three.publish(candidate(tmp_path, 3))  # the same file in another release
     assert (await ask(path))[0] == 200
+
+
+def beta(store: ReleaseStore, folder: Path, seed: int) -> str:
+    return store.publish(candidate(folder, seed), "beta").id
+
+
+def test_a_canary_decides(store: ReleaseStore, tmp_path: Path) -> None:
+    store.publish(candidate(tmp_path, 1))
+    assert beta(store, tmp_path, 2) == "r-0002"
+    said = Report(release="r-0002", profile="android-futo")
+    assert offered(store) == "r-0001"
+    assert not judge(store, said)
+    assert not judge(store, Report(release="r-0001", profile="android-futo", loaded=False))
+    assert judge(store, said.model_copy(update={"loaded": True}))
+    assert offered(store) == "r-0002"
+    assert not judge(
+        store, said.model_copy(update={"loaded": False})
+    )  # others have it by now: that is the user's to decide
+    assert beta(store, tmp_path, 3) == "r-0003"
+    assert judge(store, Report(release="r-0003", profile="android-futo", loaded=False))
+    assert store.manifest is not None
+    assert store.manifest.channels == {"tiny": {"stable": "r-0002", "beta": "r-0002"}}
+    assert store.manifest.withdrawn == ["r-0003"]
+
+
+def test_the_first_release_waits_for_the_canary(store: ReleaseStore, tmp_path: Path) -> None:
+    beta(store, tmp_path, 1)
+    assert offered(store) == ""
+    assert judge(store, Report(release="r-0001", profile="android-futo", loaded=True))
+    assert offered(store) == "r-0001"
