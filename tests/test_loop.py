@@ -17,6 +17,7 @@ import pytest
 from daemon import config
 from daemon.paths import Paths
 from daemon.sync.control import ask
+from idiolect import signing
 from idiolect.client import Client, find
 from idiolect.errors import NotRunning
 from idiolect.files import sha256_file
@@ -90,7 +91,8 @@ def test_recordings_become_a_model_on_a_phone(paths: Paths, tmp_path: Path, voic
     assert pulled.changed
     (made,) = status["releases"][0]["artifacts"]
     assert pulled.size_bytes == made["size_bytes"]
-    (release,) = json.loads((paths.store / "manifests" / "1.json").read_text())["releases"]
+    envelope = (paths.store / "manifests" / "1.dsse").read_bytes()
+    (release,) = json.loads(signing.payload_of(envelope, signing.MANIFEST_TYPE))["releases"]
     assert sha256_file(pulled.files[0]) == release["artifacts"][0]["files"][0]["sha256"]
     assert not Client(phone, "android-futo", pairing=pairing).pull().changed
 

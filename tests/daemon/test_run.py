@@ -21,7 +21,7 @@ from daemon.intake.library import Library
 from daemon.paths import Paths
 from daemon.run import Daemon
 from daemon.sync.control import ask
-from idiolect import fetch
+from idiolect import fetch, signing
 from idiolect.errors import AlreadyRunning, CheckpointError, ConfigError, DatasetError, NotRunning, UsageError
 from idiolect.pairing import Pairings
 from tests.daemon.homes import CONFIG, changed, job_log, living, pipeline, record, states, until
@@ -85,7 +85,8 @@ async def test_recordings_become_a_release_that_is_served_and_more_of_them_the_n
         await until(lambda: states(living_one) == ["published"])
         status = living_one.status()
         assert status["next"]["action"] == "wait"
-        manifest = await asyncio.to_thread(_get, paths, "/v1/manifest")
+        envelope = json.dumps(await asyncio.to_thread(_get, paths, "/v1/manifest")).encode()
+        manifest = json.loads(signing.payload_of(envelope, signing.MANIFEST_TYPE))
         record(paths, 3)
         await until(lambda: states(living_one) == ["published", "published"])
         assert [release["id"] for release in living_one.status()["releases"]] == ["r-0002", "r-0001"]
