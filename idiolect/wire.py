@@ -47,9 +47,10 @@ Rate = Annotated[float, Field(ge=0)]
 
 
 class Wire(BaseModel):
-    """Base: immutable, unknown keys ignored. Times are UTC, sizes bytes, durations seconds, error rates fractions."""
+    """Base: immutable, unknown keys ignored, nothing taken for what it is not (the text "1" is no number), so that all
+    clients read alike. Times are UTC, sizes bytes, durations seconds, error rates fractions."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
 class ArtifactFile(Wire):

@@ -153,6 +153,15 @@ def bad() -> list[Json]:
         _refuse("version zero", "form", FRESH, signed(manifest(version=0))),
         _refuse("version 2^53", "form", FRESH, signed(manifest(version=2**53))),
         _refuse("no version", "form", FRESH, signed(manifest(version=None))),
+        _refuse("a version that is a text", "form", FRESH, signed(manifest(version="7"))),
+        _refuse("a version that is a truth", "form", FRESH, signed(manifest(version=True))),
+        _refuse("a version that is not whole", "form", FRESH, signed(manifest(version=7.5))),
+        _refuse("a time that is a number", "form", FRESH, signed(manifest(expires=4_733_510_400))),
+        _refuse("a digest cut short", "form", FRESH, _with_file(file | {"sha256": "a" * 63})),
+        _refuse("a file inside a file", "form", FRESH, _with_file(file, file | {"path": file["path"] + "/x"})),
+        _refuse("a payload that is not JSON", "form", FRESH, signed(payload.replace(b"31.0", b"NaN"))),
+        _refuse("a payload that is cut off", "form", FRESH, signed(payload[:-1])),
+        _refuse("a tier called like a path", "form", FRESH, signed(manifest(channels={"../t": {"stable": "r-0002"}}))),
         _refuse("no end", "form", FRESH, signed(manifest(expires=None))),
         _refuse("a time without a zone", "form", FRESH, signed(manifest(expires="2126-11-23T12:00:00"))),
         _refuse("a digest in capitals", "form", FRESH, _with_file(file | {"sha256": "AB" * 32})),
@@ -172,6 +181,7 @@ def bad() -> list[Json]:
             "a new root key not signed by itself", "root", known, two, roots={"2": root(2, ROOT_2, RELEASE_2, ROOT)}
         ),
         _refuse("an older root", "rollback", seen(two, 1, 2), signed(manifest(version=9)), roots=SECOND),
+        _refuse("a root signed as a manifest", "form", known, two, roots={"2": signed(_inside(SECOND["2"]), ROOT)}),
         _refuse("257 roots to walk", "root", FRESH, signed(manifest(root_version=257))),
     ]
 
@@ -199,6 +209,10 @@ def _refuse(name: str, why: str, known: Json, envelope: str, roots: Json | None 
 
 def _case(name: str, known: Json, envelope: str, roots: Json, now: datetime) -> Json:
     return {"name": name, "repo": REPO, "now": _z(now), "seen": known, "roots": roots, "envelope": envelope}
+
+
+def _inside(envelope: str) -> bytes:
+    return base64.b64decode(json.loads(envelope)["payload"])
 
 
 def _changed(envelope: str, kind: str = "", **update: object) -> str:
