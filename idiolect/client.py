@@ -7,6 +7,7 @@ import functools
 import http.client
 import ipaddress
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from idiolect import connection as connections
 from idiolect import fetch, wire
 from idiolect.connection import Connection
-from idiolect.errors import ServiceNotFound, SyncError, TransferFailed, VerificationFailed
+from idiolect.errors import ModelRefused, ServiceNotFound, SyncError, TransferFailed, VerificationFailed
 from idiolect.files import free_bytes, write_text
 from idiolect.install import Place, State, Version
 from idiolect.pairing import Pairing, Pairings
@@ -36,6 +37,8 @@ KNOWN_ADDRESS_S = 3.0
 """How long the addresses of last time may take before the network is asked."""
 BROWSE_STEP_S = 0.2
 ASK_MS = 1000
+
+Check = Callable[[Path], object]
 
 OnProgress = Callable[[int, int], None]
 
@@ -116,6 +119,9 @@ class Client:
     The service is the one that `pairing` is with, else the `service` (id or label) among those this user is paired
     with, else the one pulled from before, else the only one. It is reached at `url`, else where it was last, else
     where the network finds it; wherever that is, it has to show the key it was paired with.
+
+    `check` is given the folder of each new model before that is put in place, to load it: what it raises keeps the model
+    out. The service is told what came of it.
     """
 
     def __init__(
@@ -128,6 +134,7 @@ class Client:
         service: str = "",
         channel: str = "stable",
         timeout_s: float = 10.0,
+        check: Check | None = None,
     ) -> None:
         self._place = Place(Path(into))
         self._profile = profile
@@ -137,6 +144,7 @@ class Client:
         self._service = service
         self._channel = channel
         self._timeout_s = timeout_s
+        self._check = check
         self._connection: Connection | None = None
 
     def pull(self, on_progress: OnProgress | None = None, *, wait_s: float = 0.0) -> Pulled:
@@ -146,7 +154,7 @@ class Client:
 
         What was there stays in use until all of the new was verified, and after that as the previous version. Raises
         NotPaired, ServiceNotFound, TransferFailed, VerificationFailed, SyncError (nothing offered), UsageError (foreign
-        folder).
+        folder), ModelRefused (by the `check`; it is not tried again before something else is published).
         """
         with self._place.locked():
             now = wire.utc_now()
@@ -181,14 +189,22 @@ class Client:
                 profile=artifact.profile,
                 files={file.path: file.size_bytes for file in artifact.files},
             )
-            missing = [file for file in artifact.files if not self._place.has(file)]
-            changed = bool(missing) or version != installed
+            found = {file.path: self._place.find(file) for file in artifact.files}
+            changed = version != installed or any(at != self._place.into / path for path, at in found.items())
+            settled = state.model_copy(update={"etag": reply.etag})
             if changed:
+                missing = [file for file in artifact.files if not found[file.path]]
                 self._download(connection, missing, version, on_progress or (lambda *_: None))
-                state = state.model_copy(update={"previous": self._put(version, artifact.files)})
-            state = state.model_copy(update={"etag": reply.etag})
-            self._place.save(state)
-            return self._pulled(version, state, changed=changed)
+                try:
+                    settled = settled.model_copy(update={"previous": self._put(version, artifact.files)})
+                except ModelRefused as refused:
+                    self._place.save(settled)
+                    self.report(version, loaded=False, error=refused.message)
+                    raise
+                if self._check:
+                    self.report(version, loaded=True)
+            self._place.save(settled)
+            return self._pulled(version, settled, changed=changed)
 
     def run_hook(self, hook: Hook, pulled: Pulled) -> bool:
         """Run it where what was pulled is new, or where it has not been run to a good end for this release; True where
@@ -201,12 +217,12 @@ class Client:
         write_text(done, release)
         return True
 
-    def report(self, pulled: Pulled, *, loaded: bool | None = None, error: str = "") -> bool:
+    def report(self, held: Pulled | Version, *, loaded: bool | None = None, error: str = "") -> bool:
         """Tell the service what this device holds now, and whether it could be loaded where that was tried. False where
         that could not be told, which changes nothing here."""
         if self._connection is None:
             return False
-        said = wire.Report(release=pulled.release_id, profile=pulled.profile, loaded=loaded, error=error[:500])
+        said = wire.Report(release=held.release_id, profile=held.profile, loaded=loaded, error=error[:500])
         try:
             with self._connection.request(
                 "/v1/reports",
@@ -299,9 +315,11 @@ class Client:
         on_progress(total, total)
 
     def _put(self, version: Version, files: list[ArtifactFile]) -> str:
-        """Swap to the new version; gives the name of the one before."""
+        """Swap to the new version, where it can be used; gives the name of the one before."""
         try:
             name = self._place.build(version, files)
+            if self._check:
+                self._try(version, self._place.hidden / name, self._check)
             previous = self._place.swap(name)
             self._place.remove_all_but(name, previous)
         except OSError as error:
@@ -310,6 +328,16 @@ class Client:
                 "look at free space and access rights there; what was in use still is",
             ) from error
         return previous
+
+    def _try(self, version: Version, folder: Path, check: Check) -> None:
+        try:
+            check(folder)
+        except Exception as error:
+            shutil.rmtree(folder)
+            raise ModelRefused(
+                f"{version.release_id} cannot be used here: {type(error).__name__}: {error}",
+                "what was in use still is; the service was told",
+            ) from error
 
     def _refuse_full_disk(self, missing: list[ArtifactFile]) -> None:
         here = sum(part.stat().st_size for part in map(self._place.part, missing) if part.exists())

@@ -21,6 +21,7 @@ IdiolectError
     ├── NotPaired          the service does not know this device, or this device no such service
     ├── TransferFailed     the connection broke, or the server said no
     ├── VerificationFailed what arrived is not what was promised
+    ├── ModelRefused       the app could not use the new model; the one before stays in use
     └── HookFailed         the new model is there, and the program to be run after it failed
 """
 
@@ -134,6 +135,10 @@ class TransferFailed(SyncError):
 
 class VerificationFailed(SyncError):
     exit_code = 5
+
+
+class ModelRefused(SyncError):
+    exit_code = 8
 
 
 class HookFailed(SyncError):

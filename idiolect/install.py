@@ -111,10 +111,13 @@ class Place:
         """Where `file` is downloaded to."""
         return self.parts / f"{file.sha256}.part"
 
-    def has(self, file: ArtifactFile) -> bool:
-        """True where the version in use already has exactly this file."""
-        path = self.into / file.path
-        return _size(path) == file.size_bytes and sha256_file(path) == file.sha256
+    def find(self, file: ArtifactFile) -> Path | None:
+        """Where exactly this file is already: in the version in use, else in another that is still here."""
+        for folder in (self.into, *(each for each in self.hidden.iterdir() if _described(each))):
+            path = folder / file.path
+            if _size(path) == file.size_bytes and sha256_file(path) == file.sha256:
+                return path
+        return None
 
     def keep_only_parts(self, files: list[ArtifactFile]) -> None:
         """Remove downloads under way that no file in `files` needs."""
@@ -123,7 +126,7 @@ class Place:
             path.unlink()
 
     def build(self, version: Version, files: list[ArtifactFile]) -> str:
-        """Put `files`, from their parts or from the version in use, into a new version's folder; gives its name."""
+        """Put `files`, from their parts or from another version, into a new version's folder; gives its name."""
         name = f"{version.release_id}-{version.profile}-{uuid.uuid4().hex[:8]}"
         temporary = self.hidden / f"{name}.tmp"
         for leftover in self.hidden.glob("*.tmp"):
@@ -132,7 +135,7 @@ class Place:
             target = temporary / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             part = self.part(file)
-            _link_or_copy(part if part.exists() else self.into / file.path, target)
+            _link_or_copy(part if part.exists() else self.find(file) or part, target)
         write_text(temporary / MARKER, version.model_dump_json(indent=1) + "\n")
         sync_tree(temporary)
         temporary.rename(self.hidden / name)

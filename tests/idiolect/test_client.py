@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,12 +26,20 @@ from idiolect import client as client_module
 from idiolect import install, wire
 from idiolect.client import Client, Service, find
 from idiolect.connection import Connection
-from idiolect.errors import NotPaired, ServiceNotFound, SyncError, TransferFailed, UsageError, VerificationFailed
+from idiolect.errors import (
+    ModelRefused,
+    NotPaired,
+    ServiceNotFound,
+    SyncError,
+    TransferFailed,
+    UsageError,
+    VerificationFailed,
+)
 from idiolect.pairing import Pairing, Pairings
 from tests.daemon.sync.doors import house, identity, stranger
 from tests.daemon.sync.publishing import artifact, candidate, model_bytes, of
 from tests.idiolect.pulls import SIZE, content, copy_manifest, everything, hidden, tell
-from tests.idiolect.services import LyingService, lying, through_a_cable
+from tests.idiolect.services import LyingService, Request, lying, through_a_cable
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -322,6 +331,74 @@ def test_an_artifact_of_many_files(url: str, store: ReleaseStore, tmp_path: Path
         pulled = client.pull()
         assert len(cable.requests) == 2
         assert {path.relative_to(into).as_posix(): path.read_bytes() for path in pulled.files} == files
+
+
+def test_going_back_fetches_nothing(store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path) -> None:
+    """The version before is still here, and its files are taken from there."""
+    first, second = publish(1), publish(2)
+    with through_a_cable(url) as cable:
+        client = Client(into, "android-futo", url=cable.url)
+        assert client.pull().files[0].read_bytes() == second
+        store.rollback("tiny")
+        assert client.pull().files[0].read_bytes() == first
+        cable.requests.clear()
+        store.rollback("tiny", "r-0002")
+        pulled = client.pull()
+        assert (pulled.release_id, pulled.changed, pulled.files[0].read_bytes()) == ("r-0002", True, second)
+        assert [request.split()[1] for request in cable.requests] == [b"/v1/manifest"]
+
+
+def test_a_model_that_the_app_cannot_use(
+    store: ReleaseStore, publish: Callable[..., bytes], into: Path, liar: LyingService
+) -> None:
+    """It is never in place; it is tried again when something else was published, and not fetched again for that."""
+    reports: list[dict[str, Any]] = []
+    tried: list[bytes] = []
+
+    def hear(request: Request) -> None:
+        reports.append(json.loads(request.rfile.read(int(request.headers["Content-Length"]))))
+        request.send(204)
+
+    def check(folder: Path) -> None:
+        (model,) = folder.glob("*.bin")
+        tried.append(model.read_bytes())
+        assert (into / model.name).read_bytes() == first if len(tried) > 1 else not into.exists()
+        if len(tried) == 2:
+            raise MemoryError("too large")
+
+    def offer(*seeds: int) -> bytes:
+        data = publish(*seeds)
+        copy_manifest(store, liar)
+        liar.answers["/v1/reports"] = hear
+        return data
+
+    client = Client(into, "android-futo", url=liar.url, check=check)
+    first = offer(1)
+    assert client.pull().changed
+    second = offer(2)
+    with pytest.raises(ModelRefused, match="r-0002 cannot be used here: MemoryError: too large"):
+        client.pull()
+    assert (into / "idiolect-tiny-android-futo.bin").read_bytes() == first
+    assert {path.name for path in hidden(into).glob("r-*")} == {into.readlink().name}
+    sent = [(each["release"], each.get("loaded")) for each in reports]
+    assert sent == [("r-0001", True), ("r-0002", False)]
+    assert reports[1]["error"].endswith("MemoryError: too large")
+    liar.requests.clear()
+    offer(2, 9)  # the same file in another release
+    assert client.pull().files[0].read_bytes() == second
+    assert not [request for request in liar.requests if "/v1/blobs/" in request.path]
+    assert reports[-1]["loaded"] is True
+
+
+def test_a_model_that_was_refused_waits_for_news(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    first = publish(1)
+    client = Client(into, "android-futo", url=url)
+    client.pull()
+    publish(2)
+    with pytest.raises(ModelRefused, match="ZeroDivisionError"):
+        Client(into, "android-futo", url=url, check=lambda _: 1 / 0).pull()
+    pulled = Client(into, "android-futo", url=url, check=lambda _: pytest.fail("the same manifest")).pull()
+    assert (pulled.release_id, pulled.changed, pulled.files[0].read_bytes()) == ("r-0001", False, first)
 
 
 def test_what_is_missing_or_damaged_comes_back(url: str, publish: Callable[..., bytes], into: Path) -> None:

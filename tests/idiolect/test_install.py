@@ -18,7 +18,7 @@ def put(place: Place, release_id: str, content: dict[str, bytes]) -> str:
     with place.locked():
         for path, data in content.items():
             file = ArtifactFile(path=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-            if not place.has(file):
+            if not place.find(file):
                 place.part(file).write_bytes(data)
             files.append(file)
         version = Version(
