@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from daemon.sync import blobs, guard, hub, listener, pairing, server
+from daemon.sync import blobs, guard, hub, listener, pairing, recordings, server
 from daemon.sync.operations import ALWAYS, OPERATIONS, WITH_BODY, WITH_PATTERN, WITH_TOKEN, Problem
 from idiolect.pairing import PAIR_EXPIRES_S
+from idiolect.sending import MAX_RECORDING_BYTES, MAX_RECORDING_S
+from idiolect.trust import MAX_ROOTS
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROTOCOL = (DOCS / "protocol.md").read_text(encoding="utf-8")
@@ -21,7 +23,7 @@ BODIES = re.findall(r"^```json (\w+)\n(.*?)^```", PROTOCOL, re.MULTILINE | re.DO
 MODELS = {
     model.__name__: model
     for operation in OPERATIONS.values()
-    for model in (operation.body, *(content for _, content in operation.answers.values()))
+    for model in (operation.body, operation.payload, *(content for _, content in operation.answers.values()))
     if isinstance(model, type)
 } | {"Problem": Problem}
 
@@ -82,6 +84,9 @@ def unset(value: Any, where: str = "") -> Any:  # noqa: ANN401
         f"waits up to {hub.SLOT_WAIT_S:.0f} s for its turn",
         f'"expires_s": {PAIR_EXPIRES_S}',
         f"Wait, {server.LONGEST_WAIT_S:.0f} s at most",
+        f"| recordings | {MAX_RECORDING_BYTES >> 20} MiB and {MAX_RECORDING_S / 60:.0f} minutes each,",
+        f"{recordings.PER_MINUTE} a minute and {recordings.UPLOADS_PER_DEVICE} at once from a device",
+        f"at most {MAX_ROOTS} steps",
         "for five minutes and one device" if pairing.OPEN_S == 300 else "",
         "asked for none for five minutes" if hub.LISTED_S == 300 else "",
     ],

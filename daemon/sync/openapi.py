@@ -100,7 +100,7 @@ def refusals(route: Route) -> dict[int, str]:
     common = dict(ALWAYS)
     for applies, also in (
         (route.scope is not None, WITH_TOKEN),
-        (operation.body is not None, WITH_BODY),
+        (isinstance(operation.body, type), WITH_BODY),
         (plain_path(route.path) != route.path, WITH_PATTERN),
     ):
         common |= also if applies else {}
@@ -145,7 +145,7 @@ def _answer(route: Route, operation: Operation, status: int) -> Json:
     if operation.tells:
         answer["headers"] = {name: _header(name) for name in operation.tells}
     if content is not None and route.method != "HEAD":
-        answer["content"] = _content(content)
+        answer["content"] = _content(content, operation.payload)
     return answer
 
 
@@ -158,17 +158,29 @@ def _refusal(status: int, why: str) -> Json:
     }
 
 
-def _content(content: Content) -> Json:
+def _content(content: Content, payload: type[BaseModel] | None = None) -> Json:
     if isinstance(content, str):
         return {content: {}}
     assert content is not None
-    return {"application/json": _schema(content)}
+    described = _schema(content)
+    if payload is not None:
+        signed = {
+            "contentEncoding": "base64",
+            "contentMediaType": "application/json",
+            "contentSchema": _reference(payload),
+        }
+        described["schema"]["properties"] = {"payload": signed}
+    return {"application/json": described}
 
 
 def _schema(model: type[BaseModel]) -> Json:
-    return {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}
+    return {"schema": _reference(model)}
+
+
+def _reference(model: type[BaseModel]) -> Json:
+    return {"$ref": _REFERENCE.format(model=model.__name__)}
 
 
 def _models(operation: Operation) -> list[type[BaseModel]]:
-    contents = [operation.body, *(content for _, content in operation.answers.values())]
+    contents = [operation.body, operation.payload, *(content for _, content in operation.answers.values())]
     return [content for content in contents if isinstance(content, type)]

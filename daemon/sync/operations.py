@@ -9,7 +9,7 @@ from typing import TypeAlias
 from pydantic import BaseModel
 
 from daemon.sync import hub
-from idiolect import pairing, wire
+from idiolect import pairing, sending, signing, wire
 
 Content: TypeAlias = type[BaseModel] | str | None
 """The model of a JSON body, the media type of another, or None for no body."""
@@ -29,15 +29,17 @@ class Operation:
     """One path asked with one method (a HEAD is its GET without the body).
 
     `answers`: what is sent for each status of success, with what it means. `refusals`: what each other status means,
-    beside those that any such path can have. `asks` and `tells`: request and response headers that matter.
+    beside those that any such path can have. `body`: what is sent along. `asks` and `tells`: request and response
+    headers that matter. `payload`: what is signed, where the answer is an envelope.
     """
 
     summary: str
     answers: Mapping[int, tuple[str, Content]]
     refusals: Mapping[int, str] = field(default_factory=dict)
-    body: type[BaseModel] | None = None
+    body: Content = None
     asks: tuple[str, ...] = ()
     tells: tuple[str, ...] = ()
+    payload: type[BaseModel] | None = None
 
 
 BYTES = "application/octet-stream"
@@ -104,10 +106,18 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/v1/hello"): Operation("Who answers here", {200: ("who it is", wire.Hello)}),
     ("GET", "/v1/manifest"): Operation(
         "Everything there is to have",
-        {200: ("the manifest", wire.Manifest), 304: ("the asker has it", None)},
+        {200: ("the manifest, signed", signing.Envelope), 304: ("the asker has it", None)},
         {404: "nothing has been published yet"},
         asks=("If-None-Match", "Prefer"),
         tells=("ETag", "Cache-Control"),
+        payload=wire.Manifest,
+    ),
+    ("GET", "/v1/root/{version}"): Operation(
+        "Who may sign manifests, from a version on",
+        {200: ("the root, signed by the one before it and by itself", signing.Envelope)},
+        {404: "the chain ends before it"},
+        tells=("Cache-Control",),
+        payload=wire.Root,
     ),
     ("GET", "/v1/blobs/sha256:{sha256}"): Operation(
         "A file by its digest",
@@ -140,6 +150,41 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         {403: "the digits were not agreed to, or this is not TLS", 410: _OVER},
     ),
     ("DELETE", "/v1/devices/self"): Operation("Leave: the token is no longer good", {204: ("done", None)}),
+    ("GET", "/v1/recordings/{sha256}"): Operation(
+        "What became of a recording of this device",
+        {200: ("it is here", sending.Received)},
+        {404: "this device has not sent it"},
+        tells=("Cache-Control",),
+    ),
+    ("PUT", "/v1/recordings/{sha256}"): Operation(
+        "Leave a recording, named by the SHA-256 of its bytes",
+        {201: ("it was taken in", sending.Received), 200: ("it was here already", sending.Received)},
+        {
+            400: "these are not the bytes whose digest stands in the path, or they broke off",
+            408: "it came too slowly",
+            411: "no Content-Length",
+            413: "longer than 25 MiB",
+            415: "it has a Content-Encoding, or is no audio that is known here",
+            422: "it cannot be decoded, or is too long",
+            429: "too many from this device",
+            503: "other recordings are being sent",
+            507: "no room: for this device, for all, or on the disk",
+        },
+        BYTES,
+        tells=("Cache-Control",),
+    ),
+    ("PUT", "/v1/recordings/{sha256}/meta"): Operation(
+        "Say what is said in it",
+        {200: ("noted", sending.Received)},
+        {
+            404: "this device has not sent it",
+            409: "it was taken in for good with another text",
+            422: "nobody can learn from this text",
+            507: "no room on the disk",
+        },
+        sending.RecordingMeta,
+        tells=("Cache-Control",),
+    ),
     ("GET", "/api/models/{namespace}/{name}"): _MODEL,
     ("GET", "/api/models/{namespace}/{name}/revision/{revision}"): _MODEL,
     ("GET", "/api/models/{namespace}/{name}/tree/{revision}"): _TREE,

@@ -26,9 +26,8 @@ from daemon.sync import guard, pairing, server
 from daemon.sync.devices import READ
 from daemon.sync.hub import Snapshot
 from daemon.sync.openapi import document
-from daemon.sync.releases import ReleaseStore
-from daemon.sync.server import Door
-from tests.daemon.sync.doors import House, house
+from tests.daemon.sync.doors import House
+from tests.daemon.sync.post import Post, post
 from tests.daemon.sync.publishing import artifact, model_bytes, of
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ class Ground:
         self._folder = folder
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._post: Post
         self.home: House
         self.url = ""
         self.known: dict[str, list[str]] = {}
@@ -72,6 +72,7 @@ class Ground:
                 self._thread.join()
                 self._loop.close()
                 self.home.devices.close()
+                self._post.inbox.close()
 
     def token(self) -> str:
         """A new device's."""
@@ -93,19 +94,21 @@ class Ground:
         self._wait(begin())
 
     async def _start(self) -> None:
-        store = ReleaseStore(self._folder / "store")
+        self._post = post(self._folder)
+        self.home = self._post.house
+        store = self.home.server._store
         files = {"m/config.json": b"{}", "m/onnx/encoder.onnx": model_bytes(1, 20_000)}
         for version in range(2):
             folder = self._folder / f"made{version}"
             made = artifact(folder, files | {"m/v": bytes([version]) * 4}, "browser-onnx")
             store.publish(of((made, folder)))
-        self.home = house(store, self._folder, Door("desk", "127.0.0.1", 0))
         ((host, port),) = await self.home.server.start()
         self.url = f"https://{host}:{port}"
         assert store.published is not None
         snapshots = [Snapshot.of(release, release.artifacts[0]) for release in store.published.manifest.releases]
         self.known = {
             "sha256": list(store.published.files),
+            "version": ["1"],
             "namespace": ["idiolect"],
             "name": ["browser-onnx"],
             "revision": ["main", "beta", *(snapshot.commit for snapshot in snapshots)],

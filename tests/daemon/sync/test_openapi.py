@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,25 @@ import pytest
 from daemon.sync.openapi import document, key, plain_path, refusals
 from daemon.sync.operations import HEADERS, OPERATIONS
 from daemon.sync.server import Server
-from tests.daemon.sync.doors import Ask
+from tests.daemon.sync.doors import Ask, House, asking, client_tls
+from tests.daemon.sync.post import post
 
 CASES = 300
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    at = post(tmp_path / "home")
+    yield at.house.server
+    at.house.devices.close()
+    at.inbox.close()
+
+
+@pytest.fixture
+async def ask(server: Server) -> AsyncIterator[Ask]:
+    ((host, port),) = await server.start()
+    yield asking(House(server, server._devices, ""), host, port, client_tls())
+    await server.stop()
 
 
 async def test_it_is_served_to_anybody_and_tells_of_no_program(ask: Ask, server: Server) -> None:
@@ -55,6 +72,9 @@ def test_the_schemas_are_those_of_the_models(server: Server) -> None:
     assert begin["required"] == ["commit", "label"]
     assert begin["properties"]["commit"]["pattern"] == "^[0-9a-f]{64}$"
     assert schemas["Manifest"]["properties"]["releases"]["items"] == {"$ref": "#/components/schemas/Release"}
+    signed = document(server._routes)["paths"]["/v1/manifest"]["get"]["responses"]["200"]["content"]["application/json"]
+    assert signed["schema"]["$ref"] == "#/components/schemas/Envelope"
+    assert signed["schema"]["properties"]["payload"]["contentSchema"] == {"$ref": "#/components/schemas/Manifest"}
     assert schemas["HubTree"]["items"] == {"$ref": "#/components/schemas/HubEntry"}
 
 
