@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon import cli_care, cli_devices, cli_folder, cli_inbox, cli_models, cli_releases, cli_resident, cli_speech, cli_sync
+from daemon import (
+    cli_care,
+    cli_devices,
+    cli_folder,
+    cli_inbox,
+    cli_models,
+    cli_releases,
+    cli_resident,
+    cli_speech,
+    cli_sync,
+)
 from idiolect.errors import IdiolectError, UsageError
 
 app = typer.Typer(

@@ -120,8 +120,8 @@ class Client:
     with, else the one pulled from before, else the only one. It is reached at `url`, else where it was last, else
     where the network finds it; wherever that is, it has to show the key it was paired with.
 
-    `check` is given the folder of each new model before that is put in place, to load it: what it raises keeps the model
-    out. The service is told what came of it.
+    `check` is given the folder of each new model before that is put in place, to load it: what it raises keeps the
+    model out. The service is told what came of it.
     """
 
     def __init__(

@@ -248,7 +248,7 @@ def test_revisions(store: ReleaseStore, tmp_path: Path) -> None:
 
     def names(revision: str, profile: str = "android-futo", **changes: object) -> str:
         manifest = Manifest.model_validate(store.published.manifest.model_dump() | changes)  # type: ignore[union-attr]
-        return hub.find(Published(manifest, b"", {}), f"idiolect/{profile}", revision).release.id
+        return hub.find(Published(manifest, b"", {}, frozenset()), f"idiolect/{profile}", revision).release.id
 
     channels = {"tiny": {"stable": "r-0001", "beta": "r-0002"}}
     assert names("main") == "r-0003"
