@@ -83,7 +83,7 @@ def _gentle(clips: int) -> dict[str, float]:
     that starts from nothing does not learn from so little. Each clip is heard more often instead."""
     return {
         "epochs": min(24.0, 12.0 * MANY_CLIPS / clips),
-        "learning_rate": 3.5e-4 * (clips / 50) ** 1.2,
+        "learning_rate": 3.5e-4 * (clips / 50) ** 1.5,
         "ctc_weight": 0.0,
         "splice_share": 0.0,
     }
