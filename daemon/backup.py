@@ -161,7 +161,7 @@ def _check(state: Path) -> None:
             raise StoreError(f"the backup is damaged: file {sha256[:12]}… of a release", "use another backup")
     if store.manifest:
         manifests = state / "store" / "manifests"
-        shutil.copyfile(manifests / f"{store.version}.json", manifests / f"{store.version + VERSIONS_SKIPPED}.json")
+        shutil.copyfile(manifests / f"{store.version}.dsse", manifests / f"{store.version + VERSIONS_SKIPPED}.dsse")
 
 
 def _put(source: Path, target: Path) -> None:

@@ -149,6 +149,12 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         {200: ("let in; told once", pairing.Granted), 202: ("nothing was decided yet; ask again", None)},
         {403: "the digits were not agreed to, or this is not TLS", 410: _OVER},
     ),
+    ("POST", "/v1/reports"): Operation(
+        "Tell which release this device holds, and whether an app could load it",
+        {204: ("noted", None)},
+        {404: "no such release is listed for this profile"},
+        wire.Report,
+    ),
     ("DELETE", "/v1/devices/self"): Operation("Leave: the token is no longer good", {204: ("done", None)}),
     ("GET", "/v1/recordings/{sha256}"): Operation(
         "What became of a recording of this device",

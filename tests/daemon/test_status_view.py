@@ -57,7 +57,7 @@ def test_status_is_a_line_a_fact_whatever_files_are_called(home: Paths, printed:
     lines = printed.getvalue().splitlines()
     refused = [line for line in lines if line.startswith("rejected")]
     assert len(refused) == SHOWN
-    assert refused[0].endswith("bad�[bold]00.wav: it is�empty")
+    assert refused[0].endswith("bad [bold]00.wav: it is empty")
     assert any("and 2 more" in line for line in lines)
     assert any(line.startswith("recordings   2 ready, 10 rejected") for line in lines)
     assert any("no daemon is running" in line for line in lines)

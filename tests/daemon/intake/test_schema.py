@@ -12,9 +12,11 @@ from daemon.intake.library import Library
 from daemon.intake.schema import MIGRATIONS
 
 FIRST = """
-    INSERT INTO files VALUES ('/r/a.wav', 9, 9, 's', 'ready', '', 2.0, 'aa', 0, 0, 5.0);
+    INSERT INTO files (path, size_bytes, mtime_ns, texts, state, reason, duration_s, pcm_sha256, retry, gone, read_at)
+        VALUES ('/r/a.wav', 9, 9, 's', 'ready', '', 2.0, 'aa', 0, 0, 5.0);
     INSERT INTO clips VALUES ('aa', 'held-out');
-    INSERT INTO file_clips VALUES ('/r/a.wav', 'aa', 0, NULL, 2.0, 'a b', 'a b', NULL);
+    INSERT INTO file_clips (path, pcm_sha256, start_s, end_s, duration_s, text, text_key, language)
+        VALUES ('/r/a.wav', 'aa', 0, NULL, 2.0, 'a b', 'a b', NULL);
     INSERT INTO runs (number, tier, base, state, reason, release_id, created_at, finished_at, summary)
         VALUES (3, 'tiny', 'tiny', 'published', '', 'r-0001', 1.0, 2.0, '{"wer_stock": 0.5}');
     INSERT INTO run_clips VALUES (3, 'aa', 'a b', 'held-out', 2.0);
