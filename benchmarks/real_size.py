@@ -71,6 +71,7 @@ def _home(home: Path) -> Paths:
             "epochs": 0.3,
             "batch_size": 8,
         },
+        "conditions": config.ANY_TIME.model_dump(mode="json"),
         "publish": {"anyway": True},
         "server": {"port": 0, "discovery": False},
     }

@@ -36,6 +36,7 @@ def paths(tmp_path: Path) -> Iterator[Paths]:
         "recordings": {"settle_s": 0.3},
         "training": {"tiers": ["nano"], "first_run_minutes": 2.0, "quiet_s": 0.5, "epochs": 1.0, "threads": 2},
         "export": {"profiles": ["android-futo"]},
+        "conditions": config.ANY_TIME.model_dump(mode="json"),
         "publish": {"anyway": True},
         "server": {"port": 0, "label": f"loop-{os.getpid()}"},
         "profiles": {"android-futo": {"tier": "nano"}},
@@ -72,7 +73,7 @@ def test_recordings_become_a_model_on_a_phone(paths: Paths, tmp_path: Path, voic
         (paths.recordings / f".syncthing.{audio.name}.tmp").write_bytes((voices / "human" / audio.name).read_bytes())
         (paths.recordings / f".syncthing.{audio.name}.tmp").rename(audio)
         audio.with_suffix(".txt").write_text(row["text"])
-    (paths.recordings / "broken.wav").write_bytes(b"RIFF")
+    (paths.recordings / "broken.wav").write_bytes(b"no sound at all " * 9)
 
     status = _wait(paths, lambda status: status["runs"] and status["runs"][0]["state"] not in {"running"})
     run = status["runs"][0]
