@@ -10,7 +10,7 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +111,23 @@ def browse(is_wanted: Callable[[], bool]) -> Iterator[Service]:
             f"cannot look for services on this network: {error}",
             "give its address instead: idiolect pull --url https://ADDRESS:8737",
         ) from error
+
+
+def reach(pairing: Pairing, known_urls: Sequence[str], timeout_s: float) -> Connection:
+    """The service that `pairing` is with, at one of the known addresses, else where the network finds it now.
+
+    Wherever that is, it has just shown its key. Raises ServiceNotFound, TransferFailed, VerificationFailed."""
+    connection = pairing.connection()
+    try:
+        return connections.reach(connection, known_urls, min(KNOWN_ADDRESS_S, timeout_s))
+    except (ServiceNotFound, TransferFailed, VerificationFailed) as failure:
+        done, deadline_s = threading.Event(), time.monotonic() + min(timeout_s, FIND_S)
+        announced = browse(lambda: not done.is_set() and time.monotonic() < deadline_s)
+        urls = (url for service in announced if service.id == pairing.id for url in service.urls)
+        try:
+            return connections.reach(connection, urls, timeout_s, done)
+        except ServiceNotFound:
+            raise failure from None
 
 
 class Client:
@@ -237,20 +254,10 @@ class Client:
 
     def _reach(self, pairing: Pairing, state: State) -> Connection:
         """The service at an address where it has just shown its key."""
-        connection = pairing.connection()
         if self._url:
-            return connection.at(self._url)
+            return pairing.connection().at(self._url)
         last = [state.url] if state.repo == pairing.id and state.url else []
-        try:
-            found = connections.reach(connection, [*last, *pairing.urls], min(KNOWN_ADDRESS_S, self._timeout_s))
-        except (ServiceNotFound, TransferFailed, VerificationFailed) as failure:
-            done, deadline = threading.Event(), time.monotonic() + min(self._timeout_s, FIND_S)
-            announced = browse(lambda: not done.is_set() and time.monotonic() < deadline)
-            urls = (url for service in announced if service.id == pairing.id for url in service.urls)
-            try:
-                found = connections.reach(connection, urls, self._timeout_s, done)
-            except ServiceNotFound:
-                raise failure from None
+        found = reach(pairing, [*last, *pairing.urls], self._timeout_s)
         if self._pairing is None and pairing.urls[:1] != (found.url,):
             self._pairings.save(pairing.known_at(found.url))
         return found

@@ -11,7 +11,6 @@ import hashlib
 import http.client
 import json
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +20,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from idiolect import client, fetch
 from idiolect import connection as connections
 from idiolect.connection import Connection
-from idiolect.errors import ServiceNotFound, SyncError, TransferFailed, UsageError, VerificationFailed
+from idiolect.errors import SyncError, UsageError, VerificationFailed
 from idiolect.pairing import Pairing, Pairings
 from idiolect.whisper import MAX_S
 
@@ -31,7 +30,6 @@ Format = Literal["txt", "srt", "vtt"]
 TEXT_FORMATS: tuple[Format, ...] = ("srt", "vtt", "txt")
 TRIES = 6
 LONGEST_PAUSE_S = 60.0
-FIND_S = 5.0
 ANSWER_S = 120.0
 """How long the service may take to look into one recording."""
 MAX_ANSWER_BYTES = 64 * 1024
@@ -135,21 +133,11 @@ class Sender:
     def _reach(self) -> Connection:
         """The service at an address where it has just shown its key."""
         if self._connection is None:
-            connection = self._pairing.connection()
-            self._connection = connection.at(self._url) if self._url else self._found(connection)
+            self._connection = self._pairing.connection().at(self._url) if self._url else self._found()
         return self._connection
 
-    def _found(self, connection: Connection) -> Connection:
-        try:
-            found = connections.reach(connection, self._pairing.urls, min(client.KNOWN_ADDRESS_S, self._timeout_s))
-        except (ServiceNotFound, TransferFailed, VerificationFailed) as failure:
-            done, deadline_s = threading.Event(), time.monotonic() + FIND_S
-            announced = client.browse(lambda: not done.is_set() and time.monotonic() < deadline_s)
-            urls = (url for service in announced if service.id == self._pairing.id for url in service.urls)
-            try:
-                found = connections.reach(connection, urls, self._timeout_s, done)
-            except ServiceNotFound:
-                raise failure from None
+    def _found(self) -> Connection:
+        found = client.reach(self._pairing, self._pairing.urls, self._timeout_s)
         if self._pairing.urls[:1] != (found.url,):
             self._pairing = self._pairing.known_at(found.url)
             Pairings().save(self._pairing)
