@@ -110,12 +110,12 @@ class ProgressReporter(Reporter):
         if message.kind == "stage":
             self._end_stage()
             name = plain(str(data["name"]))
-            self._task = self._progress.add_task(name, total=None, count="", note="")
+            self._task = self._progress.add_task(name, total=None, count="", unit="", note="")
             if not err.is_terminal:
                 self.note(f"{name} …")
         elif message.kind == "progress" and self._task is not None:
-            count = _count(data["done"], data["total"], data["unit"])
-            self._progress.update(self._task, completed=data["done"], total=data["total"], count=count)
+            done, total, unit = data["done"], data["total"], data["unit"]
+            self._progress.update(self._task, completed=done, total=total, count=_count(done, total, unit), unit=unit)
         elif message.kind == "metric" and self._task is not None:
             note = ", ".join(f"{key} {value:.3g}" for key, value in data.items() if key in {"loss", "select_errors"})
             self._progress.update(self._task, note=note)
@@ -141,7 +141,9 @@ class ProgressReporter(Reporter):
             self._progress.update(self._task, total=task.total or 1, note="[red]not finished[/]")
         else:
             total = task.total or task.completed or 1
-            self._progress.update(self._task, completed=total, total=total)
+            # A view that looks now and then has not seen the last message of a stage.
+            count = _count(total, total, task.fields["unit"]) if task.fields["count"] else ""
+            self._progress.update(self._task, completed=total, total=total, count=count)
         self._progress.stop_task(self._task)
         self._task = None
         if not err.is_terminal:
