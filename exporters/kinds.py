@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +31,18 @@ class Kind:
 
 KINDS = (
     Kind("onnx", "onnx/*.onnx", "exporters.onnx_reader:check_onnx", "exporters.onnx_runtime:OnnxWhisper"),
-    Kind("sherpa-onnx", "tokens.txt", "exporters.onnx_reader:check_onnx", "exporters.runtimes:open_sherpa"),
+    Kind("sherpa-onnx", "tokens.txt", "exporters.onnx_reader:check_onnx", "exporters.runtimes:SherpaOnnx.checked"),
     Kind("coreml", "TextDecoder.*", "exporters.coreml_check:check_coreml", "exporters.coreml_runtime:open"),
     Kind(
         "ctranslate2",
         "model.bin",
         "exporters.ctranslate2_file:check_ctranslate2",
-        "exporters.runtimes:open_ct2",
+        "exporters.runtimes:FasterWhisper.checked",
     ),
-    Kind("gguf", b"GGUF", "exporters.gguf_file:check_gguf", "exporters.runtimes:open_gguf"),
-    Kind("ggml", b"", "exporters.readers:check_ggml", "exporters.runtimes:open_ggml"),  # its reader tells other files
+    Kind("gguf", b"GGUF", "exporters.gguf_file:check_gguf", "exporters.runtimes:TranscribeCpp.checked"),
+    Kind(
+        "ggml", b"", "exporters.readers:check_ggml", "exporters.runtimes:WhisperCpp.checked"
+    ),  # its reader tells other files
 )
 """The first that fits is it."""
 
@@ -64,9 +67,9 @@ def dims_of(path: Path) -> Dims:
 
 
 def imported(name: str) -> Any:  # noqa: ANN401
-    """The object that an import string `module:name` means."""
+    """The object that an import string `module:name` or `module:name.attribute` means."""
     module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return operator.attrgetter(attribute)(importlib.import_module(module))
 
 
 def _fitting(path: Path) -> Iterator[Kind]:

@@ -15,11 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.ctranslate2_file import check_ctranslate2
-from exporters.gguf_file import check_gguf
-from exporters.kinds import imported, kind_of
-from exporters.onnx_reader import check_onnx
-from exporters.readers import check_ggml
+from exporters.kinds import dims_of, imported, kind_of
 from idiolect.errors import RuntimeFailed, UsageError, require
 from idiolect.transcriber import DecodingOptions, Transcriber, Transcription
 from idiolect.whisper import RATE_HZ, audio_context, special_tokens
@@ -42,39 +38,20 @@ def open_artifact(path: Path, threads: int = 0) -> Transcriber:
     return opened
 
 
-def open_ggml(path: Path, threads: int) -> Transcriber:
-    """A ggml file in whisper.cpp. Raises as `open_artifact`."""
-    info = check_ggml(path)
-    require("pywhispercpp", "whispercpp")
-    return WhisperCpp(path, info.dims.n_vocab, threads)
-
-
-def open_sherpa(path: Path, threads: int) -> Transcriber:
-    """A folder for sherpa-onnx in sherpa-onnx. Raises as `open_artifact`."""
-    info = check_onnx(path)
-    require("sherpa_onnx", "sherpa")
-    return SherpaOnnx(path, info.dims.n_vocab, threads)
-
-
-def open_ct2(path: Path, threads: int) -> Transcriber:
-    """A folder of CTranslate2 in faster-whisper. Raises as `open_artifact`."""
-    info = check_ctranslate2(path)
-    require("faster_whisper", "ct2")
-    return FasterWhisper(path, info.dims.n_vocab, threads)
-
-
-def open_gguf(path: Path, threads: int) -> Transcriber:
-    """A GGUF file in transcribe.cpp. Raises as `open_artifact`."""
-    info = check_gguf(path)
-    require("transcribe_cpp", "gguf")
-    return TranscribeCpp(path, info.dims.n_vocab, threads)
-
-
 class InChild:
     """A runtime in a child process (`exporters.serving`). See idiolect.transcriber.Transcriber."""
 
     module: str
     program: str
+    needs: tuple[str, str]
+    """What is imported, and the extra that installs it."""
+
+    @classmethod
+    def checked(cls, path: Path, threads: int) -> InChild:
+        """Load what its reader finds sound. Raises as `open_artifact`."""
+        n_vocab = dims_of(path).n_vocab
+        require(*cls.needs)
+        return cls(path, n_vocab, threads)
 
     def __init__(self, path: Path, n_vocab: int, threads: int = 0) -> None:
         self.name = path.name
@@ -131,24 +108,28 @@ class WhisperCpp(InChild):
     """Greedy decoding without fallback, as FUTO sets it, flash attention off."""
 
     module, program = "exporters.whispercpp", "whisper.cpp"
+    needs = ("pywhispercpp", "whispercpp")
 
 
 class SherpaOnnx(InChild):
     """Greedy decoding of the clip and the 10 s of silence that the apps add ("dynamic"), or of 30 s."""
 
     module, program = "exporters.sherpa_runtime", "sherpa-onnx"
+    needs = ("sherpa_onnx", "sherpa")
 
 
 class FasterWhisper(InChild):
     """Greedy decoding of full windows of 30 s: faster-whisper knows no others."""
 
     module, program = "exporters.faster_whisper_runtime", "faster-whisper"
+    needs = ("faster_whisper", "ct2")
 
 
 class TranscribeCpp(InChild):
     """Greedy decoding of full windows of 30 s: transcribe.cpp knows no others."""
 
     module, program = "exporters.transcribecpp", "transcribe.cpp"
+    needs = ("transcribe_cpp", "gguf")
 
 
 class _Child:

@@ -11,13 +11,11 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from idiolect.files import is_safe_relpath
 
-MANIFEST_FORMAT = "idiolect-manifest/1"
 MAX_MANIFEST_BYTES = 256 * 1024
 MAX_ROOT_BYTES = 16 * 1024
 MAX_INTEGER = 2**53 - 1
 SERVICE_TYPE = "_idiolect._tcp.local."
 API_VERSION = 1
-CHANNELS = ("stable", "beta")
 _REPO_ID = re.compile(r"^[a-z2-7]{12}$")
 
 
