@@ -115,6 +115,7 @@ def read_tensors(path: Path, sizes: Mapping[int, tuple[int, int]]) -> dict[str, 
 
 def ggml_quantize(values: Floats, type_code: int, block_bytes: int) -> npt.NDArray[np.uint8]:
     """Blocks (blocks, bytes) of flat float32 values, made by the C library inside pywhispercpp's wheel."""
+    assert type_code > 1  # f32 and f16 would be written past the end
     spec = find_spec("_pywhispercpp")
     assert spec is not None
     assert spec.origin is not None
