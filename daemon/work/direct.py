@@ -115,7 +115,7 @@ def transcribe(
     """
     from training.audio import decode
 
-    transcriber = open_model(model, cache)
+    transcriber: Transcriber | None = None  # opening one takes seconds, and there may be nothing to hear
     try:
         for file in files:
             try:
@@ -126,6 +126,7 @@ def transcribe(
             except AudioError as error:
                 yield file, error
                 continue
+            transcriber = transcriber or open_model(model, cache)
             answers = [transcriber.transcribe(window, options) for window in windows(pcm)]
             text = " ".join(answer.text for answer in answers if answer.text)
             yield (
@@ -133,7 +134,8 @@ def transcribe(
                 Transcription(text, sum(a.duration_s for a in answers), sum(a.compute_s for a in answers)),
             )
     finally:
-        transcriber.close()
+        if transcriber:
+            transcriber.close()
 
 
 def windows(pcm: Any) -> Iterator[Any]:  # noqa: ANN401

@@ -38,7 +38,7 @@ def clips(voices: Path) -> list[Pcm]:
     return [decode(voices / f"human/digits_{i:03}.ogg") for i in range(120, 124)]
 
 
-@pytest.mark.parametrize("name", QUANTIZATIONS)
+@pytest.mark.parametrize("name", ["f32", "f16", "q4_1", "q5_0"])  # reading 51,865 tokens back takes two seconds
 def test_gguf_reads_the_blocks_that_stand_in_ggml(small: Path, tmp_path: Path, name: str) -> None:
     gguf = pytest.importorskip("gguf", reason="needs the package gguf")
     export_file(small, "gguf", name, tmp_path / "m.gguf")

@@ -155,15 +155,15 @@ def fuzz(cases: int, folder: Path) -> Counter[str]:
         modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
         strategies = [each.as_strategy(generation_mode=mode) for mode in modes for each in operations]
         for turn in itertools.count():
-            for strategy in strategies:
-                _each(strategy, ask, max(1, cases // len(strategies)), turn)
+            times = max(1, cases // len(strategies))
+            strategies = [strategy for strategy in strategies if _each(strategy, ask, times, turn)]
             if seen.total() >= cases:
                 break
     return seen
 
 
-def _each(strategy: Any, ask: Callable[[Any], None], times: int, turn: int) -> None:  # noqa: ANN401
-    """`ask` so many cases, other ones in each turn."""
+def _each(strategy: Any, ask: Callable[[Any], None], times: int, turn: int) -> bool:  # noqa: ANN401
+    """`ask` so many cases, other ones in each turn. False where there is none: no input cannot be wrong."""
     from hypothesis import HealthCheck, Phase, given, seed, settings
     from hypothesis.errors import Unsatisfiable
 
@@ -174,8 +174,11 @@ def _each(strategy: Any, ask: Callable[[Any], None], times: int, turn: int) -> N
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    with contextlib.suppress(Unsatisfiable):  # what takes nothing cannot be asked wrongly
+    try:
         seed(turn)(limits(given(case=strategy)(ask)))()
+    except Unsatisfiable:
+        return False
+    return True
 
 
 def _prepare(case: Any, ground: Ground, session: requests.Session, chance: random.Random) -> None:  # noqa: ANN401
