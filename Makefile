@@ -1,5 +1,5 @@
 # make demo [VOICE=human]   the main job, offline, on what ships with idiolect
-# make test                 all tests and linters;  make quick: those without torch
+# make test                 all tests and linters;  make quick: those without torch that start no programs
 # make threats              take each defence away in turn: its test has to notice
 # make fuzz                 5,000 questions to the server, made from its OpenAPI document
 # make client-wheel         dist/idiolect_client-*.whl: what an app needs to pull, without the daemon
@@ -14,10 +14,10 @@ demo: setup
 	$(PY) -m daemon.cli demo --voice $(VOICE)
 
 test: lint
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist worksteal
 
 quick: setup-dev
-	$(PY) -m pytest -q -n 3 --dist worksteal -m "not torch and not whispercpp"
+	$(PY) -m pytest -q -n 2 --dist worksteal -m "not torch and not whispercpp and not slow"
 
 threats: setup-dev
 	$(PY) -m tests.threats

@@ -34,7 +34,10 @@ SHELLS = [name for name in ("dash", "bash", "busybox", "mksh") if shutil.which(n
 TOKEN = "idl_" + "t" * 43
 
 needs_signing = pytest.mark.skipif(not SIGNS, reason="the service does not sign its manifests here")
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the shell client needs {', '.join(MISSING)}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"the shell client needs {', '.join(MISSING)}"),
+]
 
 
 # What every shell has to understand; the rest is judged in the first one alone, as a second differs in syntax only.

@@ -17,6 +17,8 @@ from idiolect.errors import AlreadyRunning, StoreError, UsageError
 from tests.daemon.homes import CONFIG, living, record, states, until
 from tests.daemon.test_run import daemon
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:

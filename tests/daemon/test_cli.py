@@ -14,6 +14,8 @@ import pytest
 import device_profiles
 from daemon import config
 
+pytestmark = pytest.mark.slow
+
 
 def idiolect(*arguments: str | Path, home: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run one command in a process of its own; errors never show a traceback."""

@@ -17,6 +17,8 @@ from daemon.run import Daemon
 from tests.daemon.homes import CONFIG, changed, living, pipeline, record, states, until
 from tests.daemon.test_cli import idiolect
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Daemon]:

@@ -16,6 +16,8 @@ from tests.daemon.homes import CONFIG, changed, living, pipeline, until
 from tests.daemon.sync.post import wav
 from tests.daemon.test_cli import idiolect
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Daemon]:

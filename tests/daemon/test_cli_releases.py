@@ -17,6 +17,8 @@ from tests.daemon.homes import CONFIG, living, pipeline
 from tests.daemon.sync.publishing import candidate
 from tests.daemon.test_cli import idiolect
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:

@@ -26,6 +26,8 @@ from idiolect.errors import AlreadyRunning, CheckpointError, ConfigError, Datase
 from idiolect.pairing import Pairings
 from tests.daemon.homes import CONFIG, changed, job_log, living, pipeline, record, states, until
 
+pytestmark = pytest.mark.slow
+
 DAEMON = """
 import json, sys
 from pathlib import Path

@@ -38,6 +38,7 @@ def clips(voices: Path) -> list[Pcm]:
     return [decode(voices / f"human/digits_{i:03}.ogg") for i in range(120, 124)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["f32", "f16", "q4_1", "q5_0"])  # reading 51,865 tokens back takes two seconds
 def test_gguf_reads_the_blocks_that_stand_in_ggml(small: Path, tmp_path: Path, name: str) -> None:
     gguf = pytest.importorskip("gguf", reason="needs the package gguf")
@@ -57,6 +58,7 @@ def test_gguf_reads_the_blocks_that_stand_in_ggml(small: Path, tmp_path: Path, n
             assert (int(found.tensor_type), found.data.tobytes()) == (kind, data), tensor.name
 
 
+@pytest.mark.slow
 def test_keys_filters_and_window(nano: Path, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="needs the package gguf")
     export_file(nano, "gguf", "q8_0", tmp_path / "m.gguf")

@@ -105,6 +105,7 @@ def test_sherpa_onnx_hears_what_the_checkpoint_hears(nano: Path, model: Transcri
     model.close()
 
 
+@pytest.mark.slow
 def test_figures_and_refusals(model: Transcriber, clips: list[Pcm]) -> None:
     assert model.name == "fp32 – model"
     assert model.runtime.startswith("sherpa-onnx ")

@@ -69,6 +69,7 @@ def test_the_whole_may_be_moved(place: Place, tmp_path: Path) -> None:
     assert shown(Place(moved / "current")) == OLD
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_the_old_or_the_new_is_shown_whole(tmp_path: Path) -> None:
     killed, steps, seen = True, 0, []
     while killed:

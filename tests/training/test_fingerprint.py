@@ -42,6 +42,7 @@ def test_too_short_to_tell(samples: int) -> None:
     assert difference(fingerprint(short), fingerprint(short)) == 1.0
 
 
+@pytest.mark.slow
 def test_no_demo_recording_is_nearly_another(voices: Path) -> None:
     for voice in ("human", "synthetic"):
         takes: dict[str, list[bytes]] = {}

@@ -51,6 +51,7 @@ def test_every_damage_is_found_and_the_undamaged_is_not(voices: Path, name: str,
     assert found[kind] == severity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["human", "synthetic"])
 def test_nothing_is_said_of_the_demo_recordings(voices: Path, folder: str) -> None:
     rows = read_metadata(voices / folder / "metadata.jsonl").rows

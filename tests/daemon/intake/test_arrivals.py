@@ -12,6 +12,8 @@ from daemon.intake.intake import Intake
 from tests.daemon.intake.test_intake import SETTLE_S, House
 from tests.training.samples import sound, write_wav
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:

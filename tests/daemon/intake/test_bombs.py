@@ -12,6 +12,8 @@ import pytest
 from daemon.intake.reader import Reader
 from daemon.intake.reading import Reading, Request
 
+pytestmark = pytest.mark.slow
+
 WITHIN_S = 60.0  # of wall time on a busy machine; each takes a second or two
 TEN_HOURS_S = 36_000
 

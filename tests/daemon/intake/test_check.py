@@ -14,6 +14,8 @@ from tests.training.samples import write_encoded, write_wav
 from training.audio import decode
 from training.decode import CheckpointTranscriber
 
+pytestmark = pytest.mark.slow
+
 
 def look(folder: Path) -> Report:
     return check(folder, "en", Reporter())

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.daemon.intake.apart import run_apart
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_disk_that_is_away_has_not_been_emptied(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from idiolect.sending import MAX_RECORDING_S
 from tests.training.samples import CODECS, sound, write_encoded, write_wav
 from training.audio import decode, pcm_sha256
 
+pytestmark = pytest.mark.slow
+
 MAX_RSS_BYTES = 300 << 20
 
 

@@ -15,6 +15,8 @@ from daemon.sync.discovery import Advertisement, addresses, label_or_default
 from idiolect.client import Service, find
 from idiolect.wire import SERVICE_TYPE
 
+pytestmark = pytest.mark.slow
+
 REPO = "k7f3q2mzx5ab"
 
 

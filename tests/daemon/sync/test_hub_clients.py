@@ -17,6 +17,8 @@ from daemon.sync.releases import ReleaseStore
 from tests.daemon.sync.doors import PlainHouse
 from tests.daemon.sync.publishing import artifact, of
 
+pytestmark = pytest.mark.slow
+
 CLIP = "human/digits_001.ogg"
 NODE = Path(os.environ.get("IDIOLECT_NODE", "."))
 """The folder in which `npm install @huggingface/transformers` was run."""

@@ -90,6 +90,7 @@ def test_what_an_operation_names_is_described(operation: object) -> None:
     assert {*operation.asks, *operation.tells} <= HEADERS.keys()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("schemathesis") is None, reason="needs schemathesis, of the [dev] extra")
 def test_whatever_is_asked_the_answer_is_documented_and_tells_nothing(tmp_path: Path) -> None:
     from tests.daemon.sync.fuzzing import fuzz

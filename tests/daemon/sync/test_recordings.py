@@ -30,6 +30,8 @@ from tests.daemon.sync.doors import Ask, asking, client_tls, problem
 from tests.daemon.sync.post import ROOMY, Post, files, flac, place, post, state, until_idle, wav
 from tests.training.samples import sound, write_wav
 
+pytestmark = pytest.mark.slow
+
 ZEROS = "/v1/recordings/" + "0" * 64
 TEXT = json.dumps({"text": "call mum", "lang": "en", "spoken_at": "2026-11-22T11:00:00Z", "source": "app 1"}).encode()
 

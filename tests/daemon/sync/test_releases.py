@@ -252,6 +252,7 @@ def test_an_exception_at_any_step_leaves_the_old_state(tmp_path: Path, first: bo
     assert not refusals[-1]
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_the_state_is_the_old_or_the_new(tmp_path: Path) -> None:
 
     def publish(root: Path, second: Candidate) -> None:

@@ -42,6 +42,7 @@ async def learned(rooms: Rooms) -> list[str]:
     return sorted(clip.text for clip in rooms.library.ready_clips())
 
 
+@pytest.mark.slow
 async def test_two_hundred_wrong_recordings(rooms: Rooms, phone: Device) -> None:
     record(rooms.paths, 0, 1, 2)
     own = await learned(rooms)
