@@ -38,7 +38,8 @@ def warnings(messages: list[Message]) -> str:
 
 
 def _say(message: Message) -> None:
-    print(json.dumps({"kind": message.kind, **message.data}), flush=True)
+    sys.stdout.write(json.dumps({"kind": message.kind, **message.data}) + "\n")  # in one piece: two processes may speak
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
