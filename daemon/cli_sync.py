@@ -85,18 +85,7 @@ def pull(
         reporter.stage(f"pull {profile}")
         pulled = client.pull(lambda done, total: reporter.progress(done, total, "bytes"))
     _show(pulled, json)
-    _finish(client, after, pulled)
-
-
-def _finish(client: Client, hook: Hook | None, pulled: Pulled) -> None:
-    """Run the hook and tell the service. Raises HookFailed."""
-    try:
-        ran = hook is not None and client.run_hook(hook, pulled)
-    except HookFailed as failure:
-        client.report(pulled, loaded=False, error=failure.message)
-        raise
-    if ran or pulled.changed:
-        client.report(pulled, loaded=True if ran else None)
+    client.settle(pulled, after)
 
 
 def _stay(client: Client, hook: Hook | None, json: bool) -> None:
@@ -110,7 +99,7 @@ def _stay(client: Client, hook: Hook | None, json: bool) -> None:
             shown[:] = [now]
             _show(now, json)
         try:
-            _finish(client, hook, now)
+            client.settle(now, hook)
         except HookFailed as failure:
             show_error(failure)
 

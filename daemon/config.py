@@ -147,6 +147,19 @@ class Export(_Section):
     """Device profiles to export for (`idiolect profiles` lists them)."""
 
 
+class Desktop(_Section):
+    """The models that this computer itself uses."""
+
+    profiles: tuple[str, ...] = ("desktop-whispercpp", "desktop-faster-whisper")
+    """The folder `models/current/PROFILE` (`idiolect status` says where `models` is) always holds the newest published
+    model of each of these that [export] profiles has too. The folder changes in one step, under a running program."""
+
+    hook: tuple[str, ...] = ()
+    """A command to run after a new one has come there, as ["systemctl", "--user", "restart", "whisper-server"]: no
+    shell reads it. It has IDIOLECT_RELEASE, IDIOLECT_TIER, IDIOLECT_PROFILE, IDIOLECT_FOLDER, IDIOLECT_FILE and
+    IDIOLECT_PREVIOUS in its environment; after two minutes it is ended."""
+
+
 class Publish(_Section):
     """What reaches the devices."""
 
@@ -155,7 +168,8 @@ class Publish(_Section):
 
     canary: Annotated[str, Field(max_length=40)] = ""
     """Label or id of a device that tries each release first: `idiolect pull --channel beta --watch --hook PROGRAM`.
-    Once its PROGRAM has ended well every device gets the release, and none where it failed. Empty: all at once."""
+    Once its PROGRAM has ended well every device gets the release, and none where it failed. "this computer": [desktop]
+    hook is that PROGRAM. Empty: all at once."""
 
 
 class Notify(_Section):
@@ -209,6 +223,7 @@ class Config(_Section):
     training: Training = Training()
     conditions: Conditions = Conditions()
     export: Export = Export()
+    desktop: Desktop = Desktop()
     publish: Publish = Publish()
     notify: Notify = Notify()
     server: Server = Server()

@@ -1,7 +1,7 @@
 """`idiolect demo`: the main job, for real, on the recordings that ship with idiolect, in a home of its own.
 
 This process only drops recordings into the watched folder and looks on. A daemon started by the console script
-learns, measures, exports, checks, publishes and serves; two further processes pull like a phone and like a desktop.
+learns, measures, exports, checks, publishes, serves and keeps the desktop's model; another process pulls like a phone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from daemon.sync.control import ask
 from daemon.terminal import ProgressReporter, out, plain
 from idiolect.errors import JobError, NotRunning, UsageError, require
 from idiolect.files import write_text
+from idiolect.install import Place
 from training.base_models import NANO_ARCHIVE
 from training.split import side
 
@@ -34,6 +35,7 @@ VOCABULARY = "vocabulary.txt"  # a voice's words that nano never met
 MARKER = ".idiolect-demo"
 FIRST_BATCH_SHARE = 0.25
 TIMEOUT_S = 900.0
+KEPT_S = 60.0
 POLL_S = 0.5
 PROFILES = ("android-futo", "desktop-whispercpp")
 
@@ -178,8 +180,8 @@ def _wait_for_run(paths: Paths, number: int) -> tuple[dict[str, Any], float]:
 
 
 def _devices(home: Path, voice: str, recordings: Sequence[Recording], run: dict[str, Any], trained: float) -> Finding:
-    """What a phone and a desktop, each a process of its own, pull and hear."""
-    phone, desktop = home / "phone", home / "models" / "current"
+    """What a phone, a process of its own, pulls and hears, and what the daemon has kept for this computer."""
+    phone = home / "phone"
     started = time.time()
     scanned = ask(Paths.at(home), "pair", action="open")["uri"]  # what `idiolect pair` shows as a QR code
     pulled = _json("pull", "--profile", PROFILES[0], "--into", phone / "model", "--pair", scanned, "--json", home=phone)
@@ -190,8 +192,7 @@ def _devices(home: Path, voice: str, recordings: Sequence[Recording], run: dict[
     words = VOICES / voice / VOCABULARY
     listed = ("--vocabulary", words) if words.exists() else ()
     on_phone = _json("evaluate", stock, pulled["files"][0], "--data", heard, *listed, "--json", home=phone)["results"]
-    _json("pull", "--profile", PROFILES[1], "--into", desktop, "--json", home=home)
-    file = next(desktop.glob("*.bin"))
+    file = _kept_for_this_computer(home / "models" / "current" / PROFILES[1], pulled["release"])
     stock = home / "stock-nano-q5_0.bin"
     _call("export", "nano", "--format", "ggml", "--quant", "q5_0", "--outfile", stock, home=home)
     heard_by_desktop = _held_out(home / "held-out-half", recordings, every=2)  # 30 s windows are ten times the work
@@ -210,6 +211,17 @@ def _devices(home: Path, voice: str, recordings: Sequence[Recording], run: dict[
         trained_to_pulled_s=started + pull_s - trained,
         home=home,
     )
+
+
+def _kept_for_this_computer(folder: Path, release: str) -> Path:
+    """The file of `release`, which the daemon puts there by itself."""
+    deadline = time.monotonic() + KEPT_S
+    while time.monotonic() < deadline:
+        version = Place(folder).installed()
+        if version and version.release_id == release:
+            return next(folder.glob("*.bin"))
+        time.sleep(POLL_S)
+    raise JobError(f"the daemon put no model into {folder}", "see: idiolect status")
 
 
 def _held_out(folder: Path, recordings: Sequence[Recording], every: int = 1) -> Path:

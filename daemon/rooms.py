@@ -98,9 +98,10 @@ def _quota(settings: Recordings) -> Quota:
 
 def _chosen_profiles(paths: Paths, config: Config) -> dict[str, Profile]:
     known = device_profiles.load(paths.profiles_dir, config.profiles, paths.config_file)
-    for name in config.export.profiles:
-        if name not in known:
-            raise _unknown(paths, "export.profiles", name, list(known))
+    for key, names in (("export", config.export.profiles), ("desktop", config.desktop.profiles)):
+        for name in names:
+            if name not in known:
+                raise _unknown(paths, f"{key}.profiles", name, list(known))
     return {name: known[name] for name in config.export.profiles}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 from daemon import logs, notices, supervisor
 from daemon.config import Config, load
 from daemon.config import Server as ServerSettings
+from daemon.desktop import Desktop
 from daemon.intake.intake import Intake
 from daemon.paths import Paths
 from daemon.rooms import Rooms
@@ -83,6 +85,7 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: Server | None = None
         self._household: Household | None = None
+        self._desktop: Desktop | None = None
         self._advertisement: Advertisement | None = None
 
     def run(self) -> None:
@@ -229,6 +232,8 @@ class Daemon:
         self._household = Household(self._rooms, self._server)
         self._household.pair_this_computer()
         self._on_event("serving", {"urls": self._server.urls()})
+        self._desktop = Desktop(self._rooms, functools.partial(self._note, "desktop"))
+        self._spawn(self._desktop.keep())
         if settings.discovery:
             self._advertisement = Advertisement(
                 store.repo,
@@ -290,6 +295,8 @@ class Daemon:
         """There is a new manifest."""
         if self._server is not None:
             self._server.notify()
+        if self._desktop is not None:
+            self._desktop.notify()
         if self._advertisement is not None:
             await self._advertisement.update(self._rooms.store.version)
 
@@ -305,11 +312,7 @@ class Daemon:
                 self._trainer.pause(missing.what)
 
     async def _announce(self, notice: notices.Notice) -> None:
-        if trouble := await notices.tell(notice, self._config.notify):
-            _log.warning("%s", trouble)
-            self._warn("notify", trouble)
-        else:
-            self._warnings.pop("notify", None)
+        self._note("notify", await notices.tell(notice, self._config.notify))
 
     async def _judge(self, device: Device, report: Report) -> None:
         if self._config.publish.canary in {device.id, device.label}:
@@ -389,6 +392,14 @@ class Daemon:
     def _warn(self, about: str, message: str) -> None:
         self._warnings[about] = message
         self._on_event("warning", {"message": message})
+
+    def _note(self, about: str, trouble: str) -> None:
+        """A warning that stands until there is no more trouble ("")."""
+        if not trouble:
+            self._warnings.pop(about, None)
+        elif trouble != self._warnings.get(about):
+            _log.warning("%s", trouble)
+            self._warn(about, trouble)
 
     def _refuse_settings(self, error: ConfigError) -> None:
         self._warn("settings", f"the new settings cannot be used ({error.message}); going on with the old ones")

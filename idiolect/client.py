@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from idiolect import connection as connections
 from idiolect import fetch, wire
 from idiolect.connection import Connection
-from idiolect.errors import ModelRefused, ServiceNotFound, SyncError, TransferFailed, VerificationFailed
+from idiolect.errors import HookFailed, ModelRefused, ServiceNotFound, SyncError, TransferFailed, VerificationFailed
 from idiolect.files import free_bytes, write_text
 from idiolect.install import Place, State, Version
 from idiolect.pairing import Pairing, Pairings
@@ -233,6 +233,17 @@ class Client:
         hook.run(pulled)
         write_text(done, release)
         return True
+
+    def settle(self, pulled: Pulled, hook: Hook | None = None) -> None:
+        """Run the hook where that is due, and tell the service what is held and, by the hook, whether it can be used.
+        Raises HookFailed."""
+        try:
+            ran = hook is not None and self.run_hook(hook, pulled)
+        except HookFailed as failure:
+            self.report(pulled, loaded=False, error=failure.message)
+            raise
+        if ran or pulled.changed:
+            self.report(pulled, loaded=True if ran else None)
 
     def report(self, held: Pulled | Version, *, loaded: bool | None = None, error: str = "") -> bool:
         """Tell the service what this device holds now, and whether it could be loaded where that was tried. False where
