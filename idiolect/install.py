@@ -97,8 +97,14 @@ class Place:
             ) from error
 
     def save(self, state: State) -> None:
-        """Remember `state`."""
-        write_text(self.state_file, state.model_dump_json(indent=1) + "\n", mode=0o600)
+        """Remember `state`. Raises SyncError on a full disk."""
+        try:
+            write_text(self.state_file, state.model_dump_json(indent=1) + "\n", mode=0o600)
+        except OSError as error:
+            raise SyncError(
+                f"cannot write {self.state_file}: {error.strerror}",
+                "look at free space and access rights there; what was in use still is",
+            ) from error
 
     def installed(self) -> Version | None:
         """The version that `into` shows, where all its files are there in their size."""
