@@ -122,6 +122,7 @@ def _show_code(opened: dict[str, Any]) -> None:
     out.print("Scan this with the device, within five minutes:\n")
     segno.make(opened["uri"], error="m").terminal(out=sys.stdout, compact=True)
     lines = [
+        *([f"\nor from a browser here:  {opened['page']}"] if opened["page"] else []),
         f"\nor on another computer:  idiolect pull --profile PROFILE --pair '{opened['uri']}'",
         f"or without the code:     idiolect pull --profile PROFILE --join {opened['urls'][0]}",
         "                         and compare the six digits that it shows with those that appear here.",

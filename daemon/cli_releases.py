@@ -1,7 +1,8 @@
-"""Commands about what is published: releases, rollback, withdraw, rotate-keys."""
+"""Commands about what is published: releases, rollback, withdraw, pin, unpin, rotate-keys."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (releases, rollback, withdraw):
+    for command in (releases, rollback, withdraw, pin, unpin):
         app.command()(command)
     app.command("rotate-keys")(rotate_keys)
 
@@ -40,6 +41,23 @@ def withdraw(
     _show(_act("withdraw", release=release), json)
 
 
+def pin(
+    device: Annotated[str, typer.Argument(help="A device's id or label, as `idiolect devices` lists it.")],
+    release: Annotated[str, typer.Argument(help="A release's id, as `idiolect releases` lists it.")],
+    json: Json = False,
+) -> None:
+    """Let one device stay at a release, whatever the others get."""
+    _show(_act("pin", device=device, release=release), json)
+
+
+def unpin(
+    device: Annotated[str, typer.Argument(help="A device's id or label, as `idiolect devices` lists it.")],
+    json: Json = False,
+) -> None:
+    """Let a device follow what is published again."""
+    _show(_act("unpin", device=device), json)
+
+
 def rotate_keys(
     root: Annotated[bool, typer.Option("--root", help="Make a new root key as well.")] = False,
     json: Json = False,
@@ -60,12 +78,13 @@ def _act(command: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401
     try:
         return ask(paths, command, **arguments)
     except NotRunning:
+        from daemon.sync.devices import Devices
         from daemon.sync.identity import Identity
         from daemon.sync.publishing import act
         from daemon.sync.releases import ReleaseStore
 
-        with paths.locked():
-            return act(ReleaseStore(paths.store, Identity(paths.keys).id), command, arguments)
+        with paths.locked(), contextlib.closing(Devices(paths.devices_db)) as devices:
+            return act(ReleaseStore(paths.store, Identity(paths.keys).id), devices, command, arguments)
 
 
 def _show(found: dict[str, Any], json: bool) -> None:
@@ -81,7 +100,7 @@ def _show(found: dict[str, Any], json: bool) -> None:
         [
             each["id"],
             each["tier"],
-            "withdrawn" if each["withdrawn"] else ", ".join(each["channels"]),
+            "withdrawn" if each["withdrawn"] else ", ".join([*each["channels"], *each["pinned"]]),
             each["created"][:10],
             f"{percent(each['wer_stock'])} → {percent(each['wer_tuned'])}",
             megabytes(each["size_bytes"]),
@@ -89,4 +108,4 @@ def _show(found: dict[str, Any], json: bool) -> None:
         ]
         for each in found["releases"]
     ]
-    table(f"manifest {found['version']}", ["release", "tier", "channels", "made", "WER", "size", "profiles"], rows)
+    table(f"manifest {found['version']}", ["release", "tier", "offered to", "made", "WER", "size", "profiles"], rows)

@@ -230,6 +230,7 @@ class Daemon:
         await self._server.start()
         self._server.on_report = self._judge
         self._household = Household(self._rooms, self._server)
+        closing.push_async_callback(self._household.stop)
         self._household.pair_this_computer()
         self._on_event("serving", {"urls": self._server.urls()})
         self._desktop = Desktop(self._rooms, functools.partial(self._note, "desktop"))
@@ -350,12 +351,12 @@ class Daemon:
                 raise UsageError(f"tier {tier!r} is no name", "name one of [training] tiers")
             return self._train_now(tier)
         if command in {"devices", "revoke", "pair"}:
-            return self._served().command(command, arguments)
+            return await self._served().command(command, arguments)
         if command == "inbox":
             return review(self._rooms, arguments)
         if command in publishing.COMMANDS:
             before = self._rooms.store.version
-            answer = await asyncio.to_thread(publishing.act, self._rooms.store, command, arguments)
+            answer = await asyncio.to_thread(publishing.act, self._rooms.store, self._rooms.devices, command, arguments)
             if self._rooms.store.version != before:
                 await self._tell_devices()
             return answer

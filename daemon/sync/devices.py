@@ -136,15 +136,19 @@ class Devices:
 
     def revoke(self, name: str) -> Device:
         """Shut the device with this id, or this label where it is the only one. Raises UsageError for no such one."""
+        revoked = replace(self.find(name), revoked_s=int(time.time()))
+        self._change(revoked)
+        return revoked
+
+    def find(self, name: str) -> Device:
+        """The device that is let in with this id, or this label where it is the only one. Raises UsageError."""
         valid = [device for device in self.all() if device.revoked_s is None]
         found = [device for device in valid if device.id == name] or [each for each in valid if each.label == name]
         if len(found) != 1:
             known = ", ".join(f"{device.id} ({device.label})" for device in valid) or "none"
             what = f"more than one device is called {name!r}" if found else f"no device is called {name!r}"
             raise UsageError(what, f"devices that are let in: {known}")
-        revoked = replace(found[0], revoked_s=int(time.time()))
-        self._change(revoked)
-        return revoked
+        return found[0]
 
     def _change(self, device: Device) -> None:
         digest = next(digest for digest, known in self._by_token.items() if known.id == device.id)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from daemon.sync.devices import READ, describe
+from daemon.sync.page import PairingPage
 from idiolect.errors import IdiolectError, UsageError
 from idiolect.pairing import Pairing, Pairings, own_platform
 
@@ -24,6 +25,7 @@ class Household:
     def __init__(self, rooms: Rooms, server: Server) -> None:
         self._rooms = rooms
         self._server = server
+        self._page = PairingPage(server.pairing)
 
     def pair_this_computer(self) -> None:
         """Let this user's own commands pull without asking: who can read the key here needs no pairing."""
@@ -52,24 +54,36 @@ class Household:
             )
         )
 
-    def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def command(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Answer `devices`, `revoke` {name} or `pair` {action, …}. Raises UsageError."""
         if command == "devices":
             return {"devices": self._rooms.devices.describe()}
         if command == "revoke":
-            return {"device": describe([self._server.revoke(str(arguments.get("name", "")))])[0]}
-        actions = {"open": self._open, "look": self._look, "decide": self._decide, "close": self._close}
-        actions["plain"] = self._plain
-        action = actions.get(str(arguments.pop("action", "")))
-        if action is None:
-            raise UsageError("no such step of pairing", f"known: {', '.join(actions)}")
-        return action(arguments)
+            device = self._server.revoke(str(arguments.get("name", "")))
+            with contextlib.suppress(IdiolectError):  # it is shut out, whatever it was pinned to
+                self._rooms.store.unpin(device.id)
+            return {"device": describe([device])[0]}
+        actions = {"look": self._look, "decide": self._decide, "close": self._close, "plain": self._plain}
+        name = str(arguments.pop("action", ""))
+        if name == "open":
+            return await self._open()
+        if name not in actions:
+            raise UsageError("no such step of pairing", f"known: open, {', '.join(actions)}")
+        return actions[name](arguments)
 
-    def _open(self, _: dict[str, Any]) -> dict[str, Any]:
+    async def stop(self) -> None:
+        """Close the window."""
+        self._server.pairing.close()
+        await self._page.hide()
+
+    async def _open(self) -> dict[str, Any]:
         urls = self._server.urls()
         addresses = [urlsplit(url).netloc for url in urls]
         invitation = self._server.pairing.open(self._rooms.store.repo, addresses, self._server.root_key)
-        return {"uri": invitation.uri(), "urls": urls, **self._look({})}
+        page = ""
+        with contextlib.suppress(OSError):  # the code is there without it
+            page = await self._page.show(invitation.uri())
+        return {"uri": invitation.uri(), "urls": urls, "page": page, **self._look({})}
 
     def _look(self, _: dict[str, Any]) -> dict[str, Any]:
         desk = self._server.pairing

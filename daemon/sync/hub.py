@@ -191,8 +191,8 @@ class Hub:
         return await blobs.serve(request, path, file, self._pace, headers)
 
     def _asked(self, request: web.Request) -> Snapshot:
-        _, repository, revision = _branch(request)
-        return find(self._store.published, repository, revision)
+        device_id, repository, revision = _branch(request)
+        return find(self._store.published_to(device_id), repository, revision)
 
     def _as_listed(self, request: web.Request) -> Snapshot | None:
         """What the branch was when this device asked for its files a moment ago."""

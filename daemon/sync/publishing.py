@@ -10,20 +10,27 @@ from typing import TYPE_CHECKING, Any
 from idiolect.errors import UsageError
 
 if TYPE_CHECKING:
+    from daemon.sync.devices import Devices
+    from daemon.sync.pins import Kept
     from daemon.sync.releases import ReleaseStore
     from idiolect.wire import Manifest, Release, Report
 
-COMMANDS = ("releases", "rollback", "withdraw", "rotate-keys")
+COMMANDS = ("releases", "rollback", "withdraw", "pin", "unpin", "rotate-keys")
 NOTHING_YET = UsageError("nothing has been published yet", "`idiolect status` says what the daemon waits for")
 
 
-def act(store: ReleaseStore, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Do one of COMMANDS: `rollback` {tier, release}, `withdraw` {release}, `rotate-keys` {root}; gives what is
-    published after it. The caller is the one process that may publish. Raises UsageError, StoreError."""
+def act(store: ReleaseStore, devices: Devices, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Do one of COMMANDS: `rollback` {tier, release}, `withdraw` {release}, `pin` {device, release}, `unpin` {device},
+    `rotate-keys` {root}; gives what is published after it. The caller is the one process that may publish. Raises
+    UsageError, StoreError."""
     if command == "rollback":
         store.rollback(str(arguments.get("tier", "")), str(arguments.get("release", "")))
     elif command == "withdraw":
         store.withdraw(str(arguments.get("release", "")))
+    elif command == "pin":
+        store.pin(devices.find(str(arguments.get("device", ""))).id, str(arguments.get("release", "")))
+    elif command == "unpin":
+        _unpin(store, devices, str(arguments.get("device", "")))
     elif command == "rotate-keys":
         store.rotate(root_too=arguments.get("root") is True)
     return describe(store)
@@ -87,13 +94,19 @@ def without(manifest: Manifest, release: Release) -> dict[str, dict[str, str]]:
     return channels
 
 
+def _unpin(store: ReleaseStore, devices: Devices, name: str) -> None:
+    pins = (store.manifest.pins if store.manifest else None) or {}
+    if not store.unpin(name if name in pins else devices.find(name).id):  # one that was shut out has only its id left
+        raise UsageError(f"{name} is not pinned to a release", f"those that are: {', '.join(pins) or 'none'}")
+
+
 def _before(releases: list[Release], release_id: str) -> Release | None:
     number = int(release_id.removeprefix("r-") or 0) if release_id else 10**12
     older = [each for each in releases if each.number < number]
     return max(older, key=lambda each: each.number, default=None)
 
 
-def _described(release: Release, manifest: Manifest) -> dict[str, Any]:
+def _described(release: Release, manifest: Kept) -> dict[str, Any]:
     named = manifest.channels.get(release.tier, {})
     return {
         "id": release.id,
@@ -101,6 +114,7 @@ def _described(release: Release, manifest: Manifest) -> dict[str, Any]:
         "created": release.created.isoformat(),
         "channels": sorted(channel for channel, release_id in named.items() if release_id == release.id),
         "withdrawn": release.id in manifest.withdrawn,
+        "pinned": sorted(device for device, names in (manifest.pins or {}).items() if release.id in names.values()),
         "parent": release.parent,
         "wer_stock": release.eval.wer_stock,
         "wer_tuned": release.eval.wer_tuned,

@@ -21,19 +21,20 @@ import secrets
 import shutil
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from daemon.sync import publishing
+from daemon.sync import pins, publishing
 from daemon.sync.keys import Keys
+from daemon.sync.pins import Kept, Pins
 from idiolect import signing, wire
 from idiolect.errors import StoreError, UsageError, VerificationFailed
 from idiolect.files import CHUNK_BYTES, free_bytes, sync_folder, write_bytes, write_text
-from idiolect.wire import ArtifactFile, BaseModelInfo, EvalInfo, Manifest, Release, TrainInfo
+from idiolect.wire import ArtifactFile, BaseModelInfo, EvalInfo, Release, TrainInfo
 
 RELEASES_PER_TIER = 5
 MANIFESTS_KEPT = 5
@@ -60,7 +61,7 @@ class Published:
     """One manifest with its exact bytes, signed; `files` are those that may be fetched, by digest, and `withdrawn` the
     digests of those that might be before."""
 
-    manifest: Manifest
+    manifest: Kept
     envelope: bytes
     files: dict[str, ArtifactFile] = field(repr=False)
     withdrawn: frozenset[str] = field(repr=False)
@@ -87,6 +88,7 @@ class ReleaseStore:
         self._new_repo = repo
         self._lock = threading.Lock()
         self._published = self._load()
+        self._views: dict[str, Published] = {}  # by device, where there are pins
 
     @property
     def published(self) -> Published | None:
@@ -94,7 +96,7 @@ class ReleaseStore:
         return self._published
 
     @property
-    def manifest(self) -> Manifest | None:
+    def manifest(self) -> Kept | None:
         """The manifest that is published now."""
         return self._published.manifest if self._published else None
 
@@ -126,6 +128,19 @@ class ReleaseStore:
         if self._published and sha256 in self._published.files:
             return self._blob_path(sha256)
         return None
+
+    def published_to(self, device_id: str) -> Published | None:
+        """What is published as this device is told it. The same bytes each time: so is an Ed25519 signature."""
+        published = self._published
+        if published is None or not published.manifest.pins:
+            return published
+        told = published.manifest.told(device_id)
+        if told.channels == published.manifest.channels:
+            device_id = ""
+        view = self._views.get(device_id)
+        if view is None or view.manifest.version != told.version:
+            view = self._views[device_id] = replace(published, manifest=told, envelope=self.keys.sign(wire.dump(told)))
+        return view
 
     def publish(self, candidate: Candidate, channel: str = "stable") -> Release:
         """Take in the candidate's files and make it its tier's release in `channel`, whole or not at all.
@@ -167,12 +182,30 @@ class ReleaseStore:
     def withdraw(self, release_id: str) -> Release:
         """Never offer a release again. Raises UsageError, StoreError."""
         with self._changing():
-            release = self.manifest.release(release_id) if self.manifest else None
-            if self.manifest is None or release is None or release_id in self.manifest.withdrawn:
-                raise UsageError(f"no release that is offered is called {release_id!r}", "see: idiolect releases")
+            release = self._offered(release_id)
+            assert self.manifest is not None
             channels = publishing.without(self.manifest, release)
-            self._commit(self._next(self.manifest.releases, channels, [release_id]))
+            gone = pins.without(self.manifest.pins, release_id=release_id)
+            self._commit(self._next(self.manifest.releases, channels, [release_id], gone))
         return release
+
+    def pin(self, device_id: str, release_id: str) -> Release:
+        """Let one device have this release of its tier, whatever the channels name. Raises UsageError, StoreError."""
+        with self._changing():
+            release = self._offered(release_id)
+            assert self.manifest is not None
+            now = pins.pinned(self.manifest.pins, device_id, release.tier, release_id)
+            self._commit(self._next(self.manifest.releases, self.manifest.channels, pinned=now))
+        return release
+
+    def unpin(self, device_id: str) -> bool:
+        """Let it follow the channels again; False where it does. Raises StoreError."""
+        with self._changing():
+            if self.manifest is None or device_id not in (self.manifest.pins or {}):
+                return False
+            now = pins.without(self.manifest.pins, device_id=device_id)
+            self._commit(self._next(self.manifest.releases, self.manifest.channels, pinned=now))
+        return True
 
     def rotate(self, *, root_too: bool = False) -> None:
         """Make new keys (daemon/sync/keys.py) and publish what is there signed by them. Raises StoreError."""
@@ -199,6 +232,12 @@ class ReleaseStore:
                 f"put the number of the newest good file of {self._root / 'manifests'} into {pointer}",
             ) from error
         return published
+
+    def _offered(self, release_id: str) -> Release:
+        release = self.manifest.release(release_id) if self.manifest else None
+        if self.manifest is None or release is None or release_id in self.manifest.withdrawn:
+            raise UsageError(f"no release that is offered is called {release_id!r}", "see: idiolect releases")
+        return release
 
     def _blob_path(self, sha256: str) -> Path:
         return self._root / "blobs" / "sha256" / sha256[:2] / sha256
@@ -297,14 +336,15 @@ class ReleaseStore:
         except ValidationError as error:
             raise StoreError(f"this cannot become a release: {error}") from error
 
-    def _with(self, release: Release, channel: str) -> Manifest:
+    def _with(self, release: Release, channel: str) -> Kept:
         """The next manifest: `channel` names `release`, and each tier lists its newest few that fit."""
         old = self.manifest
         channels = {tier: dict(names) for tier, names in (old.channels if old else {}).items()}
         channels.setdefault(release.tier, {})[channel] = release.id
+        pinned = (old.pins if old else None) or {}
         releases = [release, *(old.releases if old else [])]
         for per_tier in range(RELEASES_PER_TIER, 0, -1):
-            manifest = self._next(_newest(releases, channels, per_tier), channels)
+            manifest = self._next(_newest(releases, [*channels.values(), *pinned.values()], per_tier), channels)
             if len(wire.dump(manifest)) <= MAX_PAYLOAD_BYTES:
                 return manifest
         raise StoreError(
@@ -313,11 +353,17 @@ class ReleaseStore:
         )
 
     def _next(
-        self, releases: list[Release], channels: dict[str, dict[str, str]], withdrawn: Sequence[str] = ()
-    ) -> Manifest:
+        self,
+        releases: list[Release],
+        channels: dict[str, dict[str, str]],
+        withdrawn: Sequence[str] = (),
+        pinned: Pins | None = None,
+    ) -> Kept:
+        if pinned is None and self.manifest:
+            pinned = self.manifest.pins
         now = wire.utc_now()
         gone = {*withdrawn, *(self.manifest.withdrawn if self.manifest else ())}
-        return Manifest(
+        return Kept(
             repo=self.repo,
             version=1 + max(self.version, *self._versions(), 0),
             issued=now,
@@ -325,10 +371,11 @@ class ReleaseStore:
             root_version=self.keys.root_version,
             channels=channels,
             withdrawn=[release.id for release in releases if release.id in gone],
+            pins=pinned or None,
             releases=releases,
         )
 
-    def _commit(self, manifest: Manifest) -> None:
+    def _commit(self, manifest: Kept) -> None:
         envelope = self.keys.sign(wire.dump(manifest))
         signing.verify(envelope, signing.MANIFEST_TYPE, self.keys.release_key)
         published = Published.of(envelope)
@@ -351,17 +398,17 @@ class ReleaseStore:
                 path.unlink()
 
 
-def _manifest(envelope: bytes) -> Manifest:
-    return Manifest.model_validate_json(signing.payload_of(envelope, signing.MANIFEST_TYPE))
+def _manifest(envelope: bytes) -> Kept:
+    return Kept.model_validate_json(signing.payload_of(envelope, signing.MANIFEST_TYPE))
 
 
 def _files(releases: Iterable[Release]) -> dict[str, ArtifactFile]:
     return {file.sha256: file for release in releases for artifact in release.artifacts for file in artifact.files}
 
 
-def _newest(releases: list[Release], channels: dict[str, dict[str, str]], per_tier: int) -> list[Release]:
-    """The newest `per_tier` releases of every tier, and those that a channel names."""
-    named = {release_id for names in channels.values() for release_id in names.values()}
+def _newest(releases: list[Release], named_by: Sequence[Mapping[str, str]], per_tier: int) -> list[Release]:
+    """The newest `per_tier` releases of every tier, and those that a channel or a pin names."""
+    named = {release_id for names in named_by for release_id in names.values()}
     seen: dict[str, int] = {}
     kept = []
     for release in sorted(releases, key=lambda release: release.number, reverse=True):

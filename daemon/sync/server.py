@@ -172,11 +172,12 @@ class Server:
     async def _manifest(self, request: web.Request) -> web.StreamResponse:
         with contextlib.suppress(StoreError):  # then the old one is served, which is still good for weeks
             await asyncio.to_thread(self._store.renew)
-        published = self._store.published
+        device_id = request[guard.DEVICE].id
+        published = self._store.published_to(device_id)
         if (wait_s := _wait_s(request)) and _is_known(request, published):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), wait_s)
-            published = self._store.published
+            published = self._store.published_to(device_id)
         if published is None:
             raise web.HTTPNotFound(text="nothing has been published yet")
         headers = {"ETag": published.etag, "Cache-Control": "no-cache"}

@@ -72,6 +72,12 @@ async def test_by_the_daemon_and_the_devices_follow(home: Path) -> None:
         await asyncio.to_thread(walk, home)
         second = await asyncio.to_thread(idiolect, *pull, home=home)
         assert json.loads(second.stdout)["release"] == "r-0001", second.stderr
+        found = await asyncio.to_thread(act, home, "pin", "this computer", "r-0003")
+        (pinned,) = found["releases"][0]["pinned"]
+        assert pinned in (await asyncio.to_thread(idiolect, "releases", home=home)).stdout
+        third = await asyncio.to_thread(idiolect, *pull, home=home)
+        assert json.loads(third.stdout)["release"] == "r-0003", third.stderr
+        assert (await asyncio.to_thread(act, home, "unpin", pinned))["version"] == 8
 
 
 def test_another_process_holds_the_home(home: Path) -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from daemon.sync.devices import READ, Device, Devices
+from daemon.sync.pins import Kept
 from daemon.sync.publishing import act, describe, judge
 from daemon.sync.releases import ReleaseStore
+from idiolect import signing
 from idiolect.errors import UsageError
-from idiolect.wire import Report
-from tests.daemon.sync.doors import Ask, problem
+from idiolect.wire import Manifest, Report
+from tests.daemon.sync.doors import Ask, House, problem
 from tests.daemon.sync.publishing import candidate
 
 
@@ -31,25 +35,35 @@ def offered_of(store: ReleaseStore, tier: str) -> str:
 
 
 @pytest.fixture
+def devices(home: House) -> Devices:
+    return home.devices
+
+
+@pytest.fixture
 def three(store: ReleaseStore, tmp_path: Path) -> ReleaseStore:
     for seed in (1, 2, 3):
         store.publish(candidate(tmp_path, seed))
     return store
 
 
-def test_nothing_to_act_on(store: ReleaseStore, tmp_path: Path) -> None:
-    assert act(store, "releases", {}) == {"version": 0, "root_version": 0, "expires": None, "releases": []}
-    for command, arguments in (("rollback", {"tier": "tiny"}), ("withdraw", {"release": "r-0001"})):
+def test_nothing_to_act_on(store: ReleaseStore, devices: Devices) -> None:
+    assert act(store, devices, "releases", {}) == {"version": 0, "root_version": 0, "expires": None, "releases": []}
+    for command, arguments in (
+        ("rollback", {"tier": "tiny"}),
+        ("withdraw", {"release": "r-0001"}),
+        ("pin", {"device": "phone", "release": "r-0001"}),
+        ("unpin", {"device": "phone"}),
+    ):
         with pytest.raises(UsageError):
-            act(store, command, arguments)
+            act(store, devices, command, arguments)
     assert store.version == 0
 
 
-def test_back_and_forth_the_version_rises(three: ReleaseStore, tmp_path: Path) -> None:
+def test_back_and_forth_the_version_rises(three: ReleaseStore, devices: Devices, tmp_path: Path) -> None:
     for version, wanted, release in ((4, "", "r-0002"), (5, "", "r-0001"), (6, "r-0003", "r-0003")):
-        found = act(three, "rollback", {"tier": "tiny", "release": wanted})
+        found = act(three, devices, "rollback", {"tier": "tiny", "release": wanted})
         assert (found["version"], offered(three)) == (version, release)
-    act(three, "rollback", {"tier": "tiny", "release": "r-0001"})
+    act(three, devices, "rollback", {"tier": "tiny", "release": "r-0001"})
     with pytest.raises(UsageError, match="tiny has no release before r-0001") as caught:
         three.rollback("tiny")
     assert "r-0003, r-0002" in caught.value.hint
@@ -63,8 +77,8 @@ def test_back_and_forth_the_version_rises(three: ReleaseStore, tmp_path: Path) -
     assert (fourth.id, fourth.parent, offered(three)) == ("r-0004", "r-0001", "r-0004")
 
 
-def test_what_is_withdrawn_is_never_offered_again(three: ReleaseStore, tmp_path: Path) -> None:
-    found = act(three, "withdraw", {"release": "r-0002"})
+def test_what_is_withdrawn_is_never_offered_again(three: ReleaseStore, devices: Devices, tmp_path: Path) -> None:
+    found = act(three, devices, "withdraw", {"release": "r-0002"})
     assert [(each["id"], each["channels"], each["withdrawn"]) for each in found["releases"]] == [
         ("r-0003", ["stable"], False),
         ("r-0002", [], True),
@@ -111,6 +125,62 @@ async def test_its_file_is_gone(three: ReleaseStore, ask: Ask, tmp_path: Path) -
     assert (await ask(f"/v1/blobs/sha256:{digest(three, 'r-0002')}"))[0] == 200
     three.publish(candidate(tmp_path, 3))  # the same file in another release
     assert (await ask(path))[0] == 200
+
+
+def told(store: ReleaseStore, device: Device) -> tuple[str, str]:
+    """What this device is offered, and the bytes' tag."""
+    published = store.published_to(device.id)
+    assert published is not None
+    content = signing.verify(published.envelope, signing.MANIFEST_TYPE, store.keys.release_key)
+    assert b"pins" not in content  # what others are pinned to is not its business
+    manifest = Kept.model_validate_json(content)
+    assert (manifest.version, manifest) == (store.version, published.manifest)
+    found = manifest.current("android-futo", "beta") or manifest.current("android-futo")
+    return (found[0].id if found else ""), published.envelope.decode()
+
+
+def test_a_device_stays_where_it_is_pinned(three: ReleaseStore, devices: Devices, tmp_path: Path) -> None:
+    phone, tablet = devices.all()[0], devices.add("tablet", "android", frozenset({READ}))[0]
+    found = act(three, devices, "pin", {"device": "phone", "release": "r-0001"})
+    assert (found["version"], found["releases"][-1]["pinned"]) == (4, [phone.id])
+    for seed in range(10, 20):  # more than are listed
+        three.publish(candidate(tmp_path, seed), "beta" if seed % 2 else "stable")
+    assert [told(three, each)[0] for each in (phone, tablet)] == ["r-0001", "r-0013"]
+    blob = three.blob(digest(three, "r-0001"))
+    assert blob is not None
+    assert blob.is_file()
+    again = ReleaseStore(tmp_path / "store")
+    assert [told(again, each) for each in (phone, tablet)] == [told(three, each) for each in (phone, tablet)]
+    act(three, devices, "pin", {"device": tablet.id, "release": "r-0012"})
+    act(three, devices, "pin", {"device": tablet.id, "release": "r-0011"})
+    assert [told(three, each)[0] for each in (phone, tablet)] == ["r-0001", "r-0011"]
+    three.withdraw("r-0011")  # safety first
+    assert told(three, tablet)[0] == "r-0013"
+    version = three.version
+    with pytest.raises(UsageError, match="tablet is not pinned"):
+        act(three, devices, "unpin", {"device": "tablet"})
+    for wrong in ({"device": "phone", "release": "r-0011"}, {"device": "nobody", "release": "r-0001"}):
+        with pytest.raises(UsageError):
+            act(three, devices, "pin", wrong)
+    assert three.version == version
+    devices.revoke("phone")
+    found = act(three, devices, "unpin", {"device": phone.id})
+    assert (found["version"], told(three, phone)[0]) == (version + 1, "r-0013")
+    assert three.manifest is not None
+    assert three.manifest.pins is None
+    three.publish(candidate(tmp_path, 30))
+    assert three.manifest.release("r-0001") is None
+
+
+async def test_each_device_is_told_its_own(three: ReleaseStore, ask: Ask, home: House) -> None:
+    _, token = home.devices.add("tablet", "android", frozenset({READ}))
+    three.pin(home.devices.all()[0].id, "r-0002")
+    for own, release in ((None, "r-0002"), (token, "r-0003")):
+        status, headers, body = await ask("/v1/manifest", token=own)
+        manifest = Manifest.model_validate_json(signing.payload_of(body, signing.MANIFEST_TYPE))
+        assert (status, headers["ETag"], manifest.channels) == (200, '"mv-4"', {"tiny": {"stable": release}})
+        status, _, body = await ask("/api/models/idiolect/android-futo", token=own)
+        assert (status, release in json.loads(body)["tags"]) == (200, True)
 
 
 def beta(store: ReleaseStore, folder: Path, seed: int) -> str:

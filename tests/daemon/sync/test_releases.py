@@ -82,7 +82,8 @@ def test_the_payload_is_the_manifest_of_the_design(tmp_path: Path, store: Releas
     assert store.published.etag == '"mv-1"'
     payload = signing.verify(store.published.envelope, signing.MANIFEST_TYPE, store.keys.release_key)
     assert payload.startswith(b'{"format":"idiolect-manifest/1","repo":"')
-    assert Manifest.model_validate_json(payload) == store.manifest
+    assert store.manifest is not None
+    assert Manifest.model_validate_json(payload).model_dump() == store.manifest.model_dump(exclude={"pins"})
     assert b'"issued":"' in payload
     assert b"null" not in payload
 

@@ -1,0 +1,121 @@
+"""The pairing code in a browser: as a browser shows it, and who cannot see it."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import segno
+
+from daemon.sync import page as pages
+from daemon.sync.page import PairingPage
+from daemon.sync.pairing import PairingDesk
+from tests.daemon.sync.doors import House, identity, problem
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+
+
+@pytest.fixture
+def desk(home: House) -> PairingDesk:
+    return PairingDesk(identity(), home.devices)
+
+
+@pytest.fixture
+async def page(desk: PairingDesk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PairingPage]:
+    monkeypatch.setattr(pages, "LOOK_S", 0.02)
+    page = PairingPage(desk)
+    yield page
+    await page.hide()
+
+
+async def get(url: str, path: str = "", host: str = "", method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+    def ask() -> tuple[int, dict[str, str], bytes]:
+        target = urlsplit(url)
+        connection = HTTPConnection(target.netloc, timeout=5)
+        connection.request(method, path or target.path, headers={"Host": host or target.netloc})
+        response = connection.getresponse()
+        answer = response.status, dict(response.getheaders()), response.read()
+        connection.close()
+        return answer
+
+    return await asyncio.to_thread(ask)
+
+
+def is_open(url: str) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", urlsplit(url).port or 0)) == 0
+
+
+async def test_it_is_there_while_the_window_is_open(page: PairingPage, desk: PairingDesk) -> None:
+    uri = desk.open("k7f3q2mzx5ab", ["192.168.1.20:8737", "[fd00::1]:8737"]).uri()
+    url = await page.show(uri)
+    status, headers, body = await get(url)
+    assert status == 200
+    assert f"'{html.escape(uri)}'" in body.decode()
+    assert segno.make(uri, error="m").svg_inline(scale=6, border=4, light="white") in body.decode()
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert "Server" not in headers
+    assert not re.search(rb"(src|href)=", body)
+    for other in ({"path": "/"}, {"path": "/" + "x" * 22}, {"host": "evil.example"}, {"host": "localhost"}):
+        answer = await get(url, **other)
+        assert answer[0] == 404
+        assert uri not in problem(answer)
+    assert (await get(url, method="POST"))[0] == 405
+    newer = await page.show(desk.open("k7f3q2mzx5ab", ["192.168.1.20:8737"]).uri())
+    assert newer != url
+    assert (await get(newer))[0] == 200
+    desk.close()
+    async with asyncio.timeout(5):
+        while is_open(newer):
+            await asyncio.sleep(0.01)
+
+
+async def test_nothing_is_shown_once_the_window_is_closed(
+    page: PairingPage, desk: PairingDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even in the moment before the listener is gone."""
+    monkeypatch.setattr(pages, "LOOK_S", 60.0)
+    url = await page.show(desk.open("k7f3q2mzx5ab", ["192.168.1.20:8737"]).uri())
+    assert (await get(url))[0] == 200
+    desk.close()
+    assert (await get(url))[0] == 404
+
+
+@pytest.mark.skipif(not BROWSER, reason="no chromium to look at the page with")
+@pytest.mark.timeout(120)
+async def test_as_a_browser_shows_it(page: PairingPage, desk: PairingDesk, tmp_path: Path) -> None:
+    """The picture in the window is the code, module by module."""
+    from PIL import Image
+
+    uri = desk.open("k7f3q2mzx5ab", ["192.168.1.20:8737"], "k" * 43).uri()
+    url, picture = await page.show(uri), tmp_path / "page.png"
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=800,900"]
+    command = [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", url]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False, timeout=100)
+    if not picture.exists():
+        pytest.skip(f"this chromium shows nothing: {done.stderr.decode(errors='replace')[-200:]}")
+    with Image.open(picture) as image:
+        grey = image.convert("L")
+    modules = [[bool(dark) for dark in row] for row in segno.make(uri, error="m").matrix]
+    found = [
+        (left, top)
+        for top in range(grey.height - 6 * len(modules))
+        for left in range(80)
+        if all(
+            (grey.getpixel((left + 6 * x + 3, top + 6 * y + 3)) < 128) == modules[y][x]  # type: ignore[operator]
+            for y in range(len(modules))
+            for x in range(len(modules))
+        )
+    ]
+    assert found
