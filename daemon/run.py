@@ -282,7 +282,8 @@ class Daemon:
         self._forced.discard(action.tier)
         watching = asyncio.create_task(self._watch_machine(action))
         try:
-            run = await self._trainer.train(action.tier, action.run_id)
+            with self._server.beside_training() if self._server else contextlib.nullcontext():
+                run = await self._trainer.train(action.tier, action.run_id)
         finally:
             watching.cancel()
         if run is not None and run.state == "interrupted" and action.asked:

@@ -138,7 +138,7 @@ class Client:
     where the network finds it; wherever that is, it has to show the key it was paired with.
 
     `check` is given the folder of each new model before that is put in place, to load it: what it raises keeps the
-    model out. The service is told what came of it.
+    model out, and a float it gives is the word error rate that it has measured. The service is told what came of it.
     """
 
     def __init__(
@@ -162,6 +162,7 @@ class Client:
         self._channel = channel
         self._timeout_s = timeout_s
         self._check = check
+        self._wer: float | None = None  # as the check has measured it
         self._connection: Connection | None = None
 
     def pull(self, on_progress: OnProgress | None = None, *, wait_s: float = 0.0) -> Pulled:
@@ -223,6 +224,10 @@ class Client:
             self._place.save(settled)
             return self._pulled(version, settled, changed=changed)
 
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Within it no other process may pull into this folder. Raises SyncError where one does, UsageError."""
+        return self._place.locked()
+
     def run_hook(self, hook: Hook, pulled: Pulled) -> bool:
         """Run it where what was pulled is new, or where it has not been run to a good end for this release; True where
         it was. Raises HookFailed."""
@@ -250,7 +255,8 @@ class Client:
         that could not be told, which changes nothing here."""
         if self._connection is None:
             return False
-        said = wire.Report(release=held.release_id, profile=held.profile, loaded=loaded, error=error[:500])
+        wer = self._wer if loaded else None
+        said = wire.Report(release=held.release_id, profile=held.profile, loaded=loaded, wer=wer, error=error[:500])
         try:
             with self._connection.request(
                 "/v1/reports",
@@ -349,7 +355,8 @@ class Client:
 
     def _try(self, version: Version, folder: Path, check: Check) -> None:
         try:
-            check(folder)
+            found = check(folder)
+            self._wer = found if isinstance(found, float) and found >= 0 else None
         except Exception as error:
             shutil.rmtree(folder)
             raise ModelRefused(

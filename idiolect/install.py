@@ -18,6 +18,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
@@ -25,6 +26,9 @@ from idiolect.errors import SyncError, UsageError
 from idiolect.files import sha256_file, sync_folder, sync_tree, write_text
 from idiolect.trust import Trust
 from idiolect.wire import ArtifactFile
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 MARKER = ".idiolect.json"
 
@@ -63,10 +67,12 @@ class Place:
         self.hidden = self.into.with_name(f".{self.into.name}.idiolect")
         self.parts = self.hidden / "parts"
         self.state_file = self.hidden / "state.json"
+        self._lock: BaseFileLock | None = None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else pulls into this place meanwhile. Raises UsageError where `into` is somebody else's."""
+        """Nobody else pulls into this place meanwhile; one Place's own blocks may lie in each other. Raises UsageError
+        where `into` is somebody else's."""
         import filelock
 
         self._refuse_foreign()
@@ -74,11 +80,14 @@ class Place:
             self.parts.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot make {self.parts}: {error.strerror}", "choose another folder") from error
-        lock = filelock.FileLock(self.hidden / "lock")
+        lock = self._lock = self._lock or filelock.FileLock(self.hidden / "lock")
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise SyncError(f"another pull into {self.into} is under way", "wait for it to end") from None
+            raise SyncError(
+                f"another pull into {self.into} is under way",
+                "wait for its end; one with --watch has no end",
+            ) from None
         try:
             yield
         finally:

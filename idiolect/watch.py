@@ -26,19 +26,20 @@ def watch(
     """Pull again and again while `is_wanted`; `on_pulled` hears of each, changed or not.
 
     Where it fails `on_trouble` hears why and in how many seconds it is tried again: one at first, a minute at most.
-    Raises NotPaired, which time does not mend, and UsageError.
+    Raises NotPaired, which time does not mend, SyncError where another process keeps this folder, and UsageError.
     """
-    pause_s = 0.0
-    while is_wanted():
-        began_s = time.monotonic()
-        try:
-            on_pulled(client.pull(wait_s=WAIT_S))
-            pause_s = 0.0
-            rest_s = SHORTEST_ROUND_S - (time.monotonic() - began_s)
-        except NotPaired:
-            raise
-        except SyncError as error:
-            pause_s = rest_s = min(LONGEST_PAUSE_S, 2 * pause_s or 1.0)
-            on_trouble(error, pause_s)
-        if rest_s > 0 and is_wanted():
-            time.sleep(rest_s)
+    with client.alone():
+        pause_s = 0.0
+        while is_wanted():
+            began_s = time.monotonic()
+            try:
+                on_pulled(client.pull(wait_s=WAIT_S))
+                pause_s = 0.0
+                rest_s = SHORTEST_ROUND_S - (time.monotonic() - began_s)
+            except NotPaired:
+                raise
+            except SyncError as error:
+                pause_s = rest_s = min(LONGEST_PAUSE_S, 2 * pause_s or 1.0)
+                on_trouble(error, pause_s)
+            if rest_s > 0 and is_wanted():
+                time.sleep(rest_s)

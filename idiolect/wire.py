@@ -175,13 +175,15 @@ class Root(Wire):
 
 
 class Report(Wire):
-    """POST /v1/reports: what a device holds. `loaded`: whether an app could use it, None where nobody tried."""
+    """POST /v1/reports: what a device holds. `loaded`: whether an app could use it, None where nobody tried. `wer`: the
+    word error rate that the device has measured, as a fraction."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     release: ReleaseId
     profile: Annotated[str, Field(max_length=80)]
     loaded: bool | None = None
+    wer: Rate | None = None
     error: Annotated[str, Field(max_length=500)] = ""
 
 

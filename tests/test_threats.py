@@ -11,7 +11,9 @@ from tests.threats import ROOT, Threat, load
 
 @pytest.mark.parametrize("threat", load(), ids=lambda threat: f"{threat.row}-{threat.what}")
 def test_each_defence_is_in_its_place_and_has_its_test(threat: Threat) -> None:
-    ast.parse(threat.without)
+    assert threat.without
+    if threat.file.endswith(".py"):
+        ast.parse(threat.without)
     path, _, name = threat.test.partition("::")
     functions = [
         node.name

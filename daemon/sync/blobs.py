@@ -26,6 +26,7 @@ from idiolect.wire import ArtifactFile
 STALL_S = 30.0
 STREAMS_PER_DEVICE = 2
 STREAMS = 4
+STREAMS_WHILE_TRAINING = 1
 
 _log = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)

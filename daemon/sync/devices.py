@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS devices (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS reports (
     device TEXT NOT NULL, profile TEXT NOT NULL, release TEXT NOT NULL, loaded INTEGER, error TEXT NOT NULL,
-    at_s INTEGER NOT NULL, PRIMARY KEY (device, profile)
+    at_s INTEGER NOT NULL, wer REAL, PRIMARY KEY (device, profile)
 ) STRICT;
 """
 
@@ -72,6 +72,8 @@ class Devices:
             self._db = sqlite3.connect(path, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.executescript(_SCHEMA)
+            if "wer" not in {row[1] for row in self._db.execute("PRAGMA table_info(reports)")}:
+                self._db.execute("ALTER TABLE reports ADD COLUMN wer REAL")  # a list of before there was one
             rows = self._db.execute("SELECT token_sha256, * FROM devices ORDER BY rowid").fetchall()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
@@ -121,17 +123,18 @@ class Devices:
         error = " ".join(report.error.split())
         with self._db:
             self._db.execute(
-                "INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?, ?, ?)",
-                (device.id, report.profile, report.release, report.loaded, error, int(time.time())),
+                "INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (device.id, report.profile, report.release, report.loaded, error, int(time.time()), report.wer),
             )
 
     def describe(self) -> list[dict[str, Any]]:
         """As `idiolect devices --json` prints them: `holds` is what each said last."""
         held: dict[str, list[dict[str, Any]]] = {}
-        rows = self._db.execute("SELECT device, profile, release, loaded, error, at_s FROM reports ORDER BY profile")
-        for device, profile, release, loaded, error, at_s in rows:
+        columns = "device, profile, release, loaded, error, at_s, wer"
+        rows = self._db.execute(f"SELECT {columns} FROM reports ORDER BY profile")
+        for device, profile, release, loaded, error, at_s, wer in rows:
             said = {"profile": profile, "release": release, "loaded": None if loaded is None else bool(loaded)}
-            held.setdefault(device, []).append(said | {"error": error, "at_s": at_s})
+            held.setdefault(device, []).append(said | {"error": error, "at_s": at_s, "wer": wer})
         return [each | {"holds": held.get(each["id"], [])} for each in describe(self.all())]
 
     def revoke(self, name: str) -> Device:

@@ -42,13 +42,13 @@ class Slots:
 
     def __init__(self, each: int, total: int) -> None:
         self._each = each
-        self._total = total
+        self.total = total
         self._taken: Counter[str] = Counter()
 
     @contextlib.contextmanager
     def taken(self, key: str) -> Iterator[bool]:
         """Hold a place while the block runs; False, and none held, where all are taken."""
-        free = self._taken[key] < self._each and self._taken.total() < self._total
+        free = self._taken[key] < self._each and self._taken.total() < self.total
         self._taken[key] += free
         try:
             yield free

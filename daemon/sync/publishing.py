@@ -37,13 +37,14 @@ def act(store: ReleaseStore, devices: Devices, command: str, arguments: dict[str
 
 
 def judge(store: ReleaseStore, report: Report) -> bool:
-    """What the canary says of a release that only the beta channel names: loaded, it becomes the stable one, and
-    else it is withdrawn. True where that was done. Raises StoreError."""
+    """What the canary says of a release that only the beta channel names: loaded, it becomes the stable one, and else,
+    or where it hears no better than the stock model did here, it is withdrawn. True where that was done. Raises
+    StoreError."""
     release = store.manifest.release(report.release) if store.manifest else None
     names = store.manifest.channels.get(release.tier, {}) if store.manifest and release else {}
     if report.loaded is None or release is None or names.get("beta") != release.id or names.get("stable") == release.id:
         return False
-    if report.loaded:
+    if report.loaded and (report.wer is None or report.wer < release.eval.wer_stock):
         store.rollback(release.tier, release.id)
     else:
         store.withdraw(release.id)

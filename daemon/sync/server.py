@@ -131,6 +131,15 @@ class Server:
         self._news.set()
         self._news = asyncio.Event()
 
+    @contextlib.contextmanager
+    def beside_training(self) -> Iterator[None]:
+        """Send one file at a time while the block runs; what is being sent goes on."""
+        self._pace.slots.total = blobs.STREAMS_WHILE_TRAINING
+        try:
+            yield
+        finally:
+            self._pace.slots.total = blobs.STREAMS
+
     def revoke(self, name: str) -> Device:
         """Shut a device out, by id or label, and end what it is doing now. Raises UsageError."""
         device = self._devices.revoke(name)

@@ -58,6 +58,19 @@ def test_shut_out_it_ends(url: str, publish: Callable[..., bytes], into: Path) -
         watch(Client(into, "android-futo", url=url), lambda _: None, lambda *_: None)
 
 
+def test_one_watch_at_a_time(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    publish(1)
+    tried: list[SyncError] = []
+
+    def second(_: Pulled) -> None:
+        with pytest.raises(SyncError, match=r"another pull into .* is under way") as caught:
+            watch(Client(into, "android-futo", url=url), lambda _: None, lambda *_: None)
+        tried.append(caught.value)
+
+    watch(Client(into, "android-futo", url=url), second, lambda *_: None, lambda: not tried)
+    assert Client(into, "android-futo", url=url).pull().release_id == "r-0001"
+
+
 def test_a_round_waits_for_news(url: str, publish: Callable[..., bytes], into: Path) -> None:
     publish(1)
     client = Client(into, "android-futo", url=url)

@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import ifaddr
+import psutil
 import pytest
+from zeroconf import DNSCache, DNSPointer, const
 
 from daemon.sync import discovery
 from daemon.sync.discovery import Advertisement, addresses, label_or_default
@@ -27,6 +29,22 @@ def anybody() -> str:
 
 async def found(repo: str, timeout_s: float = 8.0) -> list[Service]:
     return await asyncio.to_thread(find, timeout_s, repo)
+
+
+def test_a_flood_of_announcements_does_not_fill_the_memory() -> None:
+    """What anybody on the network may send, each with another name: zeroconf keeps so many and no more."""
+    cache, process = DNSCache(), psutil.Process()
+
+    def flood(numbers: range) -> None:
+        for number in numbers:
+            name = f"idiolect-{number}.{SERVICE_TYPE}"
+            cache.async_add_records([DNSPointer(SERVICE_TYPE, const._TYPE_PTR, const._CLASS_IN, 4500, name)])
+
+    flood(range(20_000))
+    before_bytes = process.memory_info().rss
+    flood(range(20_000, 100_000))
+    assert process.memory_info().rss - before_bytes < 20e6
+    assert len(cache.async_entries_with_name(SERVICE_TYPE)) < 20_000
 
 
 async def test_found_by_a_second_process() -> None:

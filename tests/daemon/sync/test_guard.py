@@ -330,6 +330,8 @@ async def test_files_are_sent_in_few_slots(store: ReleaseStore, home: House, tmp
     assert (await ask(blob(store), "Range: bytes=0-9", token=tokens[2]))[0] == 503
     first[0].transport.abort()
     await asyncio.sleep(0.3)
+    with home.server.beside_training():
+        assert (await ask(blob(store), "Range: bytes=0-9", token=tokens[2]))[0] == 503
     assert (await ask(blob(store), "Range: bytes=0-9", token=tokens[2]))[0] == 206
     for writer in (*first, *second):
         writer.transport.abort()

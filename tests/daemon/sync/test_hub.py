@@ -13,10 +13,10 @@ from aiohttp import web
 
 from daemon.sync import hub
 from daemon.sync.devices import READ
+from daemon.sync.pins import Kept
 from daemon.sync.releases import Candidate, Published, ReleaseStore
 from daemon.sync.server import Door
 from idiolect.files import CHUNK_BYTES
-from idiolect.wire import Manifest
 from tests.daemon.sync.doors import PlainHouse, problem
 from tests.daemon.sync.publishing import artifact, candidate, model_bytes, of
 from tests.test_docs import PROTOCOL
@@ -247,7 +247,7 @@ def test_revisions(store: ReleaseStore, tmp_path: Path) -> None:
     assert store.published is not None
 
     def names(revision: str, profile: str = "android-futo", **changes: object) -> str:
-        manifest = Manifest.model_validate(store.published.manifest.model_dump() | changes)  # type: ignore[union-attr]
+        manifest = Kept.model_validate(store.published.manifest.model_dump() | changes)  # type: ignore[union-attr]
         return hub.find(Published(manifest, b"", {}, frozenset()), f"idiolect/{profile}", revision).release.id
 
     channels = {"tiny": {"stable": "r-0001", "beta": "r-0002"}}

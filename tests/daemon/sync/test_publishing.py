@@ -206,6 +206,15 @@ def test_a_canary_decides(store: ReleaseStore, tmp_path: Path) -> None:
     assert store.manifest.withdrawn == ["r-0003"]
 
 
+def test_a_canary_that_hears_badly(store: ReleaseStore, tmp_path: Path) -> None:
+    """Loaded, and no better than the stock model: an export that is broken on that device only."""
+    store.publish(candidate(tmp_path, 1))
+    for seed, wer, stable in ((2, 0.3, "r-0001"), (3, 0.12, "r-0003")):
+        report = Report(release=beta(store, tmp_path, seed), profile="android-futo", loaded=True, wer=wer)
+        assert judge(store, report)
+        assert offered_of(store, "tiny") == stable
+
+
 def test_the_first_release_waits_for_the_canary(store: ReleaseStore, tmp_path: Path) -> None:
     beta(store, tmp_path, 1)
     assert offered(store) == ""
