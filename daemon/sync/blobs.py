@@ -24,6 +24,8 @@ from idiolect.files import CHUNK_BYTES
 from idiolect.wire import ArtifactFile
 
 STALL_S = 30.0
+PIECE_BYTES = 256 * 1024
+"""So much is encrypted in one go; small requests wait for no more."""
 STREAMS_PER_DEVICE = 2
 STREAMS = 4
 STREAMS_WHILE_TRAINING = 1
@@ -121,14 +123,15 @@ async def _send(
             # The way through a thread costs half as much processor time again as all the rest.
             if _is_in_memory(source, size_bytes, first):
                 chunk = os.pread(source.fileno(), size_bytes, first)
-                await asyncio.sleep(0)  # neither this nor writing to who reads fast would let others have their turn
             else:
                 chunk = await asyncio.to_thread(os.pread, source.fileno(), size_bytes, first)
             if not chunk:
                 raise OSError("the file became shorter while it was sent")
             await bandwidth.take(len(chunk))
             async with asyncio.timeout(STALL_S):
-                await response.write(chunk)
+                for start in range(0, len(chunk), PIECE_BYTES):
+                    await response.write(memoryview(chunk)[start : start + PIECE_BYTES])
+                    await asyncio.sleep(0)  # else who reads fast would not let others have their turn
             first += len(chunk)
         await response.write_eof()
     except ConnectionError:
