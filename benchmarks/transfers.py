@@ -27,6 +27,7 @@ PROFILE = "android-futo"
 SIZE_BYTES = 6_000_000
 BYTES_PER_S = 20e6
 WAIT_S = 60.0
+REST_S = 1.2  # then a client that has pulled waits for news
 VICTIMS = ("server", "client", "both")
 SERVE = """
 import asyncio, sys
@@ -65,7 +66,8 @@ from idiolect.client import Client
 from idiolect.pairing import Pairing
 
 pairing = Pairing.model_validate_json(Path(sys.argv[1]).read_bytes())
-watch.LONGEST_PAUSE_S, watch.SHORTEST_ROUND_S = 0.2, 0.02
+if sys.argv[4:]:
+    watch.LONGEST_PAUSE_S, watch.SHORTEST_ROUND_S = 0.2, 0.02
 client = Client(sys.argv[2], sys.argv[3], pairing=pairing, url=pairing.urls[0], timeout_s=5.0)
 watch.watch(client, lambda _: None, lambda *_: None)
 """
@@ -73,11 +75,13 @@ watch.watch(client, lambda _: None, lambda *_: None)
 
 @dataclass
 class Trial:
-    """One house with one device, and what was seen of them so far. `seen`: what was going on at the kills."""
+    """One house with one device, and what was seen of them so far. `bytes_per_s` 0: as fast as it goes; `seen`: what
+    was going on at the kills."""
 
     folder: Path
     chance: random.Random
     size_bytes: int = SIZE_BYTES
+    bytes_per_s: float = BYTES_PER_S
     port: int = 0
     version: int = 0
     releases: dict[str, str] = field(default_factory=dict)  # digest of every file ever published → release
@@ -103,11 +107,7 @@ def kill_rounds(folder: Path, rounds: int, seed: int, tell: Callable[[str], None
     """The broken promises of each round."""
     trial = Trial(folder, random.Random(seed))
     with contextlib.ExitStack() as closing:
-        server = closing.enter_context(_server(trial))
-        _publish(server, 1)
-        client = closing.enter_context(_client(trial))
-        _wait_until(lambda: _held(trial) == "r-0001", "the first release came")
-        windows_s = _undisturbed(trial, server)
+        server, client, windows_s = closing.enter_context(watched(trial))
         for number in range(1, rounds + 1):
             _publish(server, number + 2)
             time.sleep(trial.chance.uniform(0, trial.chance.choice(windows_s)))
@@ -125,6 +125,18 @@ def kill_rounds(folder: Path, rounds: int, seed: int, tell: Callable[[str], None
             tell(f"{number:4d}  {victim:7} {phase:12} {'; '.join(found) or 'clean'} (manifest {trial.version})")
             yield found
     tell("met: " + ", ".join(f"{count} {phase}" for phase, count in trial.seen.most_common()))
+
+
+@contextlib.contextmanager
+def watched(trial: Trial) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str], tuple[float, float]]]:
+    """A server and a client that holds its second release, and how long that took from the beginning of its
+    publication to the end, and until the client had it, in seconds."""
+    with _server(trial) as server:
+        _publish(server, 1)
+        with _client(trial) as client:
+            _wait_until(lambda: _held(trial) == "r-0001", "the first release came")
+            time.sleep(REST_S)
+            yield server, client, _undisturbed(trial, server)
 
 
 def broken(trial: Trial) -> list[str]:
@@ -172,7 +184,6 @@ def _held(trial: Trial) -> str:
 
 
 def _undisturbed(trial: Trial, server: subprocess.Popen[str]) -> tuple[float, float]:
-    """How long it takes from the beginning of a publication to its end, and until the device has it, in seconds."""
     before = _newest(trial)
     _publish(server, 2)
     began_s = time.monotonic()
@@ -201,7 +212,7 @@ def _wait_until(holds: Callable[[], bool], what: str) -> None:
 
 @contextlib.contextmanager
 def _server(trial: Trial) -> Iterator[subprocess.Popen[str]]:
-    arguments = (str(trial.folder), str(trial.port), str(trial.size_bytes), str(BYTES_PER_S))
+    arguments = (str(trial.folder), str(trial.port), str(trial.size_bytes), str(trial.bytes_per_s))
     with _started(SERVE, *arguments) as process:
         assert process.stdout is not None
         trial.port = int(process.stdout.readline())
@@ -211,7 +222,8 @@ def _server(trial: Trial) -> Iterator[subprocess.Popen[str]]:
 @contextlib.contextmanager
 def _client(trial: Trial) -> Iterator[subprocess.Popen[str]]:
     trial.device.into.parent.mkdir(exist_ok=True)
-    with _started(WATCH, str(trial.folder / "pairing.json"), str(trial.device.into), PROFILE) as process:
+    quick = ["quick"] if trial.bytes_per_s else []
+    with _started(WATCH, str(trial.folder / "pairing.json"), str(trial.device.into), PROFILE, *quick) as process:
         yield process
 
 
