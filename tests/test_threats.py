@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 
@@ -21,6 +22,13 @@ def test_each_defence_is_in_its_place_and_has_its_test(threat: Threat) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     assert name in functions
+
+
+def test_nothing_is_unpickled() -> None:
+    """What comes from outside is read as safetensors or JSON; a pickle can run anything."""
+    for package in ("daemon", "exporters", "training", "idiolect", "device_profiles"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert not re.search(r"torch\.load\(|\bpickle\b.*\bloads?\(", path.read_text(encoding="utf-8")), path
 
 
 def test_zeroconf_is_new_enough() -> None:

@@ -10,7 +10,9 @@ import sys
 import ifaddr
 import psutil
 import pytest
-from zeroconf import DNSCache, DNSPointer, const
+from zeroconf import const
+from zeroconf._cache import DNSCache
+from zeroconf._dns import DNSPointer
 
 from daemon.sync import discovery
 from daemon.sync.discovery import Advertisement, addresses, label_or_default

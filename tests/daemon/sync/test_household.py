@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import stat
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from idiolect.connection import Connection
 from idiolect.errors import NotPaired, UsageError
 from idiolect.pairing import Pairing, Pairings, join, scan
 from tests.daemon.homes import CONFIG, changed, living, pipeline
+from tests.daemon.sync.publishing import candidate
 
 
 @pytest.fixture
@@ -58,6 +62,29 @@ async def test_a_phone_is_let_in_and_shut_out(daemon: Daemon, paths: Paths) -> N
     assert await status(phone.connection()) == 401
     with pytest.raises(UsageError, match="no device is called 'phone'"):
         await asked(paths, "revoke", name="phone")
+
+
+async def test_the_code_is_on_a_page_until_somebody_is_let_in(
+    daemon: Daemon, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.sync.page.LOOK_S", 0.02)
+    opened = await asked(paths, "pair", action="open")
+
+    def page() -> str:
+        with urllib.request.urlopen(opened["page"], timeout=5) as response:
+            return str(response.read().decode())
+
+    assert html.escape(opened["uri"]) in await asyncio.to_thread(page)
+    phone = await asyncio.to_thread(scan, opened["uri"], label="phone")
+    await asyncio.sleep(0.2)
+    with pytest.raises(urllib.error.URLError):
+        await asyncio.to_thread(page)
+    store = daemon._rooms.store
+    await asyncio.to_thread(store.publish, candidate(tmp_path))
+    store.pin(phone.device_id, "r-0001")
+    await asked(paths, "revoke", name="phone")
+    assert store.manifest is not None
+    assert (store.version, store.manifest.pins) == (3, None)  # nothing is kept for who was shut out
 
 
 async def test_digits_are_compared(daemon: Daemon, paths: Paths) -> None:
