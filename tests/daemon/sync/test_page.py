@@ -13,6 +13,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import av
+import numpy as np
 import pytest
 import segno
 
@@ -96,8 +98,6 @@ async def test_nothing_is_shown_once_the_window_is_closed(
 @pytest.mark.timeout(120)
 async def test_as_a_browser_shows_it(page: PairingPage, desk: PairingDesk, tmp_path: Path) -> None:
     """The picture in the window is the code, module by module."""
-    from PIL import Image
-
     uri = desk.open("k7f3q2mzx5ab", ["192.168.1.20:8737"], "k" * 43).uri()
     url, picture = await page.show(uri), tmp_path / "page.png"
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=800,900"]
@@ -105,17 +105,14 @@ async def test_as_a_browser_shows_it(page: PairingPage, desk: PairingDesk, tmp_p
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False, timeout=100)
     if not picture.exists():
         pytest.skip(f"this chromium shows nothing: {done.stderr.decode(errors='replace')[-200:]}")
-    with Image.open(picture) as image:
-        grey = image.convert("L")
-    modules = [[bool(dark) for dark in row] for row in segno.make(uri, error="m").matrix]
+    with av.open(str(picture)) as shown:
+        dark = next(shown.decode(video=0)).to_ndarray(format="gray") < 128
+    modules = np.array([[bool(each) for each in row] for row in segno.make(uri, error="m").matrix])
+    side = 6 * len(modules)
     found = [
         (left, top)
-        for top in range(grey.height - 6 * len(modules))
+        for top in range(len(dark) - side)
         for left in range(80)
-        if all(
-            (grey.getpixel((left + 6 * x + 3, top + 6 * y + 3)) < 128) == modules[y][x]  # type: ignore[operator]
-            for y in range(len(modules))
-            for x in range(len(modules))
-        )
+        if np.array_equal(dark[top + 3 : top + side : 6, left + 3 : left + side : 6], modules)
     ]
     assert found
