@@ -12,6 +12,7 @@ import typer
 from daemon import (
     cli_care,
     cli_devices,
+    cli_export,
     cli_folder,
     cli_inbox,
     cli_models,
@@ -33,6 +34,7 @@ app = typer.Typer(
 cli_resident.add_to(app)
 cli_folder.add_to(app)
 cli_models.add_to(app)
+cli_export.add_to(app)
 cli_sync.add_to(app)
 cli_devices.add_to(app)
 cli_releases.add_to(app)

@@ -1,4 +1,4 @@
-"""Commands about models: models, train, evaluate, export, transcribe, wer."""
+"""Commands about models: models, train, evaluate, transcribe, wer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
     models.callback()(list_models)
     models.command("fetch")(fetch_models)
     app.add_typer(models, name="models")
-    for command in (train, evaluate, export, transcribe, wer):
+    for command in (train, evaluate, transcribe, wer):
         app.command()(command)
 
 
@@ -201,27 +201,6 @@ def evaluate(
         evaluation.write_report(html, found, _paths().store)
         err.print(f"report: {plain(str(html))}", soft_wrap=True)
     print_json(found.to_json()) if json else show_comparison(found, evaluation.missing_rivals(found))
-
-
-def export(
-    model: Annotated[str, typer.Argument(help="Model folder, tier or Hugging Face id.")],
-    profile: Annotated[str | None, typer.Option(help="Device profile (`idiolect profiles` lists them).")] = None,
-    format: Annotated[str | None, typer.Option(help="Container, where no profile is named.")] = None,
-    quant: Annotated[str | None, typer.Option(help="Quantisation, such as q5_0 (ggml) or int8 (onnx).")] = None,
-    outfile: Annotated[Path | None, typer.Option(help="File or folder to write.")] = None,
-    force: Annotated[bool, typer.Option(help="Also a format that the device is known not to read.")] = False,
-) -> None:
-    """Write a model as the file or folder that a device takes."""
-    from daemon.home import export_model
-    from daemon.paths import Paths
-    from daemon.terminal import ProgressReporter, megabytes, out
-
-    with ProgressReporter() as reporter:
-        reporter.stage("export")
-        file, made = export_model(Paths.at(None), model, profile, format, quant, outfile, reporter, force)
-    size = megabytes(sum(each.size_bytes for each in made))
-    what = f"sha256 {made[0].sha256}" if len(made) == 1 else f"{len(made)} files"
-    out.print(f"{file}: {size}, {what}", markup=False, soft_wrap=True)
 
 
 def transcribe(

@@ -72,6 +72,14 @@ def known_profiles(paths: Paths) -> dict[str, Profile]:
     return device_profiles.load(paths.profiles_dir, config.profiles, paths.config_file)
 
 
+def profile_named(paths: Paths, name: str | None) -> tuple[dict[str, Profile], Profile | None]:
+    """Every profile, and the one of that name. Raises ConfigError, UsageError."""
+    profiles = known_profiles(paths)
+    if name is not None and name not in profiles:
+        raise UsageError(f"no device profile is called {name!r}", f"choose one of {', '.join(profiles)}")
+    return profiles, profiles[name] if name else None
+
+
 def export_model(
     paths: Paths,
     model: str,
@@ -87,12 +95,8 @@ def export_model(
     import exporters
     from device_profiles import unreadable
 
-    profile = None
-    if profile_name is not None:
-        profiles = known_profiles(paths)
-        if profile_name not in profiles:
-            raise UsageError(f"no device profile is called {profile_name!r}", f"choose one of {', '.join(profiles)}")
-        profile = profiles[profile_name]
+    profile = profile_named(paths, profile_name)[1] if profile_name is not None else None
+    if profile is not None:
         format, quantization = format or profile.format, quantization or profile.quantization
         if not force and not profile.force_format and (reason := unreadable(profile.name, format)):
             raise UsageError(reason, f"leave --format out, or write it all the same: --profile {profile.name} --force")

@@ -59,6 +59,15 @@ class Profile(BaseModel):
         """The name of the artifact's file or folder: a safe relative path of one part."""
         return self.filename.format(tier=self.tier, quantization=self.quantization)
 
+    def missed(self, size_mb: float, wer_loss: float, speed_x: float) -> tuple[str, ...]:
+        """The keys of the limits that an artifact with these figures does not keep."""
+        kept = {
+            "max_size_mb": size_mb <= self.max_size_mb,
+            "max_wer_loss": wer_loss <= self.max_wer_loss,
+            "min_speed_x": speed_x >= self.min_speed_x,
+        }
+        return tuple(key for key, is_kept in kept.items() if not is_kept)
+
     @field_validator("format")
     @classmethod
     def _known_format(cls, value: str, info: ValidationInfo) -> str:

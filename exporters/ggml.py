@@ -21,6 +21,8 @@ from idiolect.whisper import mel_filterbank
 if TYPE_CHECKING:
     from exporters.weights import StoredTensor
 
+_F32_ABORTS = "whisper.cpp 1.8.5 and older load a file of f32 and end at the first clip (whisper.cpp#2557): prefer f16"
+
 
 def write(checkpoint: Path, quantization: str, outfile: Path, reporter: Reporter) -> None:
     """Write `outfile` (f32, f16, q4_0, q4_1, q5_0, q5_1 or q8_0) whole or not at all; about 45 MB of memory, any model.
@@ -32,6 +34,8 @@ def write(checkpoint: Path, quantization: str, outfile: Path, reporter: Reporter
     check_known(quantization, "ggml")
     model = open_checkpoint(checkpoint)
     stored_as = fitting(model, quantization)
+    if stored_as is F32:
+        reporter.warning(_F32_ABORTS)
     size_bytes = _size_bytes(model, stored_as)
     try:
         check_room(outfile, size_bytes)

@@ -72,7 +72,7 @@ def report(comparison: Comparison, learning_curve: Sequence[Line] = (), releases
         parts += [
             "<h2>Over the releases</h2>",
             lines("WER over the releases", releases),
-            _note("Each was measured on the recordings held out at its time."),
+            note("Each was measured on the recordings held out at its time."),
         ]
     return page("idiolect: evaluation", parts)
 
@@ -115,24 +115,24 @@ def _errors(comparison: Comparison) -> Iterator[str]:
         english = "–" if clean.wer_english is None else f"{clean.wer_english:.1%}"
         kinds = map(str, (clean.substitutions, clean.deletions, clean.insertions))
         counts.append([name, *kinds, f"{clean.loops:.1%}", english])
-    yield _table(["model", "WER", "it is", f"points against {safe(reference)}", "CER"], rows)
-    yield _note(
+    yield table(["model", "WER", "it is", f"points against {safe(reference)}", "CER"], rows)
+    yield note(
         "WER: words wrong, missing or added, of 100 said; CER: the same of letters. In brackets the 95 % interval: "
         "drawn again and again from your clips, the figure falls into it 19 times of 20. Better or worse: the whole "
         "interval of the difference lies on one side of 0. Same: these clips cannot tell the two apart. Loops: outputs "
         "that run on."
     )
-    yield _table(["model", "words wrong", "missing", "added", "outputs in loops", "WER, English rules"], counts)
+    yield table(["model", "words wrong", "missing", "added", "outputs in loops", "WER, English rules"], counts)
     for result in results:
         if result.label != result.scored.clean.model:
-            yield _note(f"{safe(result.label)} is {safe(result.scored.clean.model)}")
+            yield note(f"{safe(result.label)} is {safe(result.scored.clean.model)}")
 
 
 def _terms(comparison: Comparison) -> Iterator[str]:
     terms, results = comparison.vocabulary.terms, comparison.results
     yield f"<h2>Words that matter: {safe(comparison.vocabulary.source)}</h2>"
     if not terms:
-        yield _note("None: a word counts when it is said three times and missed more than half of them.")
+        yield note("None: a word counts when it is said three times and missed more than half of them.")
         return
     groups = [comparison.groups(result) for result in results]
     rows = []
@@ -142,18 +142,18 @@ def _terms(comparison: Comparison) -> Iterator[str]:
         for place in comparison.places(group):
             recalls = [result.terms[place] for result in results]
             rows.append([safe(terms[place].text), str(recalls[0].said), *(str(recall.heard) for recall in recalls)])
-    yield _table(["term", "said", *(f"heard by {safe(result.label)}" for result in results)], rows) if rows else ""
+    yield table(["term", "said", *(f"heard by {safe(result.label)}" for result in results)], rows) if rows else ""
     if never := comparison.never_said():
-        yield _note(f"Never said in these clips: {safe(', '.join(never))}")
+        yield note(f"Never said in these clips: {safe(', '.join(never))}")
     if comparison.vocabulary.is_missed:
-        yield _note("They were chosen because the reference missed them, so its figures here look worse than it is.")
+        yield note("They were chosen because the reference missed them, so its figures here look worse than it is.")
     rows = []
     for result in results:
         sides = ((result.with_terms, result.with_terms_versus), (result.without_terms, result.without_terms_versus))
         cells = [[str(wer or "–"), _verdict(versus) if versus else "–"] for wer, versus in sides]
         rows.append([safe(result.label), *cells[0], *cells[1]])
     heads = [f"WER, {comparison.with_terms} clips with such a word", "it is", "WER, the other clips", "it is"]
-    yield _table(["model", *heads], rows) if comparison.with_terms else ""
+    yield table(["model", *heads], rows) if comparison.with_terms else ""
 
 
 def _noise(comparison: Comparison) -> Iterator[str]:
@@ -173,7 +173,7 @@ def _noise(comparison: Comparison) -> Iterator[str]:
         for result, noisy, loss in heard
         if noisy and loss
     ]
-    yield _table(["model", "WER clean", "WER in noise", "lost, in points", "in noise it is"], rows)
+    yield table(["model", "WER clean", "WER in noise", "lost, in points", "in noise it is"], rows)
 
 
 def _costs(comparison: Comparison) -> Iterator[str]:
@@ -186,14 +186,14 @@ def _costs(comparison: Comparison) -> Iterator[str]:
                 safe(result.label),
                 f"{1 / clean.rtf:.1f} ×" if clean.rtf else "–",
                 f"{clean.rtf:.3f}",
-                _megabytes(clean.peak_memory_bytes),
+                megabytes(clean.peak_memory_bytes),
                 f"{facts.parameters / 1e6:.1f} M" if facts.parameters else "–",
-                _megabytes(facts.size_bytes),
+                megabytes(facts.size_bytes),
                 safe(clean.runtime),
             ]
         )
     heads = ["model", "real time", "real-time factor", "peak memory", "parameters", "on disk", "runs in"]
-    yield _table(heads, rows)
+    yield table(heads, rows)
 
 
 def _worst(comparison: Comparison) -> Iterator[str]:
@@ -233,14 +233,14 @@ def _bar(result: Result, rate: Interval, comparison: Comparison) -> Bar:
     return Bar(result.label, rate.rate, rate.low, rate.high, is_marked=not (result.scored.facts.stock or is_reference))
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of cells that are HTML already."""
     head = "".join(f"<th>{cell}</th>" for cell in heads)
     body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
-def _note(text: str) -> str:
+def note(text: str) -> str:
     return f'<p class="dim">{text}</p>'
 
 
@@ -249,5 +249,5 @@ def _verdict(difference: Difference) -> str:
     return f'<span class="{shown}">{difference.verdict}</span>'
 
 
-def _megabytes(size_bytes: int | None) -> str:
+def megabytes(size_bytes: int | None) -> str:
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes else "–"

@@ -1,4 +1,4 @@
-"""Small plots of error rates as inline SVG: bars with intervals, lines over steps. Colours come from the page's CSS."""
+"""Small plots of error rates as inline SVG: bars with intervals, lines, spots. Colours come from the page's CSS."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ _LEFT, _TOP, _PLOT_HEIGHT, _LABELS_HEIGHT = 40, 10, 160, 46
 _BAR_HEIGHT, _ROW_HEIGHT = 14, 46
 _VALUE_WIDTH = 50
 _TICK_CHARS = 10
+_LABEL_WIDTH, _LABEL_HEIGHT = 50, 13
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,16 @@ class Line:
 
     label: str
     points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A named place of a scatter plot: `x` in the axis' unit, the rate as a fraction."""
+
+    label: str
+    x: float
+    rate: float
+    is_marked: bool = False
 
 
 def safe(text: object) -> str:
@@ -112,6 +123,49 @@ def lines(title: str, rows: Sequence[Line]) -> str:
             f'<text x="{_LEFT + 30}" y="{legend}">{safe(row.label)}</text>'
         )
     return _svg(title, _TOP + _PLOT_HEIGHT + _LABELS_HEIGHT + 18 * len(rows), drawn)
+
+
+def span(rates: Sequence[float]) -> tuple[float, float]:
+    """Ends of an axis that shows how rates differ: around them, a point of percentage wide or more, not below 0."""
+    margin = max(0.005, (max(rates) - min(rates)) * 0.1)
+    return max(0.0, min(rates) - margin), max(rates) + margin
+
+
+def scatter(title: str, spots: Sequence[Spot], unit: str, level: float) -> str:
+    """Spots by x, from 0, and by rate, each with its label, and a dashed line at the rate `level`.
+
+    Labels that would lie on each other move down.
+    """
+    low, high = span([level, *(spot.rate for spot in spots)])
+    widest = max(spot.x for spot in spots)
+    width = WIDTH - _LEFT - _VALUE_WIDTH
+    drawn = []
+    for part in (0, 0.5, 1):
+        y, x, rate = _TOP + _PLOT_HEIGHT * (1 - part), _LEFT + width * part, low + (high - low) * part
+        drawn += [
+            f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH}"/>',
+            f'<text class="tick" text-anchor="end" x="{_LEFT - 4}" y="{y + 4:.1f}">{rate:.1%}</text>',
+            f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{_TOP + _PLOT_HEIGHT + 16}">'
+            f"{widest * part:.3g} {safe(unit)}</text>",
+        ]
+
+    def height(rate: float) -> float:
+        return _TOP + _PLOT_HEIGHT * (high - rate) / (high - low)
+
+    drawn.append(f'<path class="line s1" d="M{_LEFT} {height(level):.1f}H{WIDTH}"/>')
+    taken: list[tuple[float, float]] = []
+    for spot in sorted(spots, key=lambda spot: (spot.rate, spot.x), reverse=True):
+        x, y = _LEFT + width * spot.x / widest, height(spot.rate)
+        down = y
+        while any(abs(x - other) < _LABEL_WIDTH and abs(down - below) < _LABEL_HEIGHT for other, below in taken):
+            down += 1
+        taken.append((x, down))
+        drawn.append(
+            f'<circle class="{"marked" if spot.is_marked else "bar"}" r="4" cx="{x:.1f}" cy="{y:.1f}"/>'
+            f'<text x="{x + 7:.1f}" y="{down + 4:.1f}">{safe(spot.label)}</text>'
+        )
+    lowest = max([down for _, down in taken] or [0.0])
+    return _svg(title, max(_TOP + _PLOT_HEIGHT + 24, lowest + 10), drawn)
 
 
 def _svg(title: str, height: float, drawn: Sequence[str]) -> str:

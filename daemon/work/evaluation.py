@@ -134,8 +134,13 @@ def write_report(path: Path, comparison: Comparison, store: Path) -> None:
     from training.report_html import report
 
     manifest = ReleaseStore(store).manifest
+    write_page(path, report(comparison, releases=release_lines(manifest.releases if manifest else [])))
+
+
+def write_page(path: Path, html: str) -> None:
+    """An HTML file, whole or not at all. Raises UsageError."""
     try:
-        write_text(path, report(comparison, releases=release_lines(manifest.releases if manifest else [])))
+        write_text(path, html)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", "name a file in a folder of yours") from error
 

@@ -72,10 +72,11 @@ def _artifact_reasons(artifact: ArtifactResult, result: JobResult, profile: Prof
     if scores is None:
         return
     size_mb = sum(file.size_bytes for file in artifact.files) / 1e6
-    if size_mb > profile.max_size_mb:
-        yield f"{artifact.profile}: {size_mb:.1f} MB, at most {profile.max_size_mb:g} MB are allowed (max_size_mb)"
     loss = scores.wer - artifact.checkpoint_wer
-    if loss > profile.max_wer_loss:
+    missed = profile.missed(size_mb, loss, artifact.speed_x)
+    if "max_size_mb" in missed:
+        yield f"{artifact.profile}: {size_mb:.1f} MB, at most {profile.max_size_mb:g} MB are allowed (max_size_mb)"
+    if "max_wer_loss" in missed:
         yield (
             f"{artifact.profile}: WER {scores.wer:.1%} in {artifact.runtime}, {loss:+.1%} against the checkpoint; "
             f"at most {profile.max_wer_loss:+.1%} is allowed (max_wer_loss)"
@@ -85,7 +86,7 @@ def _artifact_reasons(artifact: ArtifactResult, result: JobResult, profile: Prof
 
 
 def _slowness(artifact: ArtifactResult, profile: Profile) -> Iterator[str]:
-    if artifact.speed_x < profile.min_speed_x:
+    if "min_speed_x" in profile.missed(0.0, 0.0, artifact.speed_x):
         yield f"{artifact.profile}: {artifact.speed_x:.1f} × real time, at least {profile.min_speed_x:g} × is wanted"
 
 
