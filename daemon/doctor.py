@@ -37,6 +37,7 @@ RUNTIMES: Mapping[str, tuple[str, str]] = {
     "sherpa-onnx": ("sherpa_onnx", "sherpa"),
     "coreml": ("coremltools", "coreml"),
     "ctranslate2": ("faster_whisper", "ct2"),
+    "huggingface": ("transformers", "train"),
 }
 """Format → (package that runs it, the extra that installs that)."""
 DECODE = (

@@ -22,6 +22,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "sherpa-onnx": ("fp32", "int8"),
     "coreml": ("f16", "int8", "palette6"),
     "ctranslate2": ("float32", "float16", "int8"),
+    "huggingface": ("float32", "float16"),
 }
 """Format → the quantizations it can have."""
 

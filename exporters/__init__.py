@@ -24,6 +24,7 @@ FORMATS: dict[str, str] = {
     "sherpa-onnx": "exporters.sherpa:write",
     "coreml": "exporters.coreml:write",
     "ctranslate2": "exporters.ctranslate2:write",
+    "huggingface": "exporters.huggingface:write",
 }
 """Format → import string of its writer: `write(checkpoint, quantization, out, reporter)`, whole or not at all.
 

@@ -39,6 +39,12 @@ KINDS = (
         "exporters.ctranslate2_file:check_ctranslate2",
         "exporters.runtimes:FasterWhisper.checked",
     ),
+    Kind(
+        "huggingface",
+        "model.safetensors",
+        "exporters.huggingface:check_huggingface",
+        "exporters.runtimes:Transformers.checked",
+    ),
     Kind("gguf", b"GGUF", "exporters.gguf_file:check_gguf", "exporters.runtimes:TranscribeCpp.checked"),
     Kind(
         "ggml", b"", "exporters.readers:check_ggml", "exporters.runtimes:WhisperCpp.checked"
@@ -48,13 +54,13 @@ KINDS = (
 
 
 def find_kind(path: Path) -> Kind | None:
-    """What `path` is; None for what is no artifact, such as a model's folder."""
-    return next(_fitting(path), None)
+    """What `path` is; None for what is no artifact, such as a model's folder, an exported one too: it is both."""
+    return next((kind for kind in _fitting(path) if kind.name != "huggingface"), None)
 
 
 def kind_of(path: Path) -> Kind:
-    """`find_kind`. Raises ArtifactError where there is none."""
-    if kind := find_kind(path):
+    """What `path` is, taken for an artifact. Raises ArtifactError where it is none."""
+    if kind := next(_fitting(path), None):
         return kind
     known = ", ".join(f"{kind.mark} ({kind.name})" for kind in KINDS if isinstance(kind.mark, str))
     raise ArtifactError(f"{path} is no exported model", f"expected a file, or a folder with one of {known}")

@@ -125,6 +125,13 @@ class FasterWhisper(InChild):
     needs = ("faster_whisper", "ct2")
 
 
+class Transformers(InChild):
+    """Greedy decoding of full windows of 30 s by transformers' own generate()."""
+
+    module, program = "exporters.transformers_runtime", "transformers"
+    needs = ("transformers", "train")
+
+
 class TranscribeCpp(InChild):
     """Greedy decoding of full windows of 30 s: transcribe.cpp knows no others."""
 

@@ -94,7 +94,6 @@ class _Pipeline:
         trained = self._train()
         self.reporter.stage("score the new model")
         tuned = self._evaluate("tuned", self.checkpoint, clips)
-        artifacts = [self._artifact(profile, clips) for profile in self.spec.profiles]
         fields = {
             "run_id": self.spec.run_id,
             "tier": self.spec.tier,
@@ -111,10 +110,13 @@ class _Pipeline:
             **(_versus_published(tuned, before, judged, published) if before and published else {}),
             "terms": _recalls(missed_terms(stock.references, stock.hypotheses), stock, tuned),
             "vocabulary": _recalls(self.spec.vocabulary, stock, tuned),
-            "artifacts": tuple(artifacts),
+            "artifacts": (),
         }
         result = JobResult.model_validate(fields)
-        _write_card(self.checkpoint, result)
+        _write_card(self.checkpoint, result)  # some artifacts hold it
+        result = result.model_copy(
+            update={"artifacts": tuple(self._artifact(profile, clips) for profile in self.spec.profiles)}
+        )
         write_text(self.run_dir / RESULT_FILE, result.model_dump_json(indent=1) + "\n", mode=0o600)
         return result
 

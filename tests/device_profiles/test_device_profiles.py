@@ -28,12 +28,16 @@ def test_shipped_profiles() -> None:
     profiles = load()
     assert {name: profile.artifact_name() for name, profile in profiles.items()} == {
         "android-futo": "idiolect-tiny-q4_0.bin",
+        "android-gguf": "idiolect-tiny-q4_0.gguf",
         "android-sherpa": "idiolect-tiny-sherpa-int8",
         "browser-onnx": "idiolect-base-int8",
         "desktop-faster-whisper": "idiolect-small-ct2-int8",
-        "desktop-handy": "idiolect-small-q5_0.gguf",
+        "desktop-gguf": "idiolect-small-q5_0.gguf",
         "desktop-whispercpp": "idiolect-small-q5_0.bin",
+        "huggingface": "idiolect-small",
         "iphone-whisperkit": "idiolect_whisper-tiny",
+        "server-faster-whisper": "idiolect-large-v3-turbo-ct2-float16",
+        "server-faster-whisper-large": "idiolect-large-v3-ct2-float16",
     }
     futo = profiles["android-futo"]
     assert (futo.name, futo.format, futo.audio_context, futo.max_size_mb) == ("android-futo", "ggml", "dynamic", 40)

@@ -12,6 +12,7 @@ import pytest
 import device_profiles
 from exporters import FORMATS, export, export_file
 from exporters.ctranslate2_file import QUANTIZATIONS as CT2_QUANTIZATIONS
+from exporters.huggingface import QUANTIZATIONS as HF_QUANTIZATIONS
 from exporters.kinds import imported, kind_of
 from exporters.layout import QUANTIZATIONS
 from exporters.onnx_models import QUANTIZATIONS as ONNX_QUANTIZATIONS
@@ -28,6 +29,7 @@ def test_profiles_and_exporters_know_the_same_formats() -> None:
     assert device_profiles.FORMATS["onnx"] == ONNX_QUANTIZATIONS
     assert device_profiles.FORMATS["sherpa-onnx"] == SHERPA_QUANTIZATIONS
     assert device_profiles.FORMATS["ctranslate2"] == tuple(CT2_QUANTIZATIONS)
+    assert device_profiles.FORMATS["huggingface"] == tuple(HF_QUANTIZATIONS)
 
 
 def test_export_writes_the_profiles_file(small: Path, tmp_path: Path) -> None:
@@ -90,6 +92,8 @@ def test_light_modules_stay_light() -> None:
         "onnx_reader",
         "sherpa",
         "ctranslate2",
+        "huggingface",
+        "apart",
         "gguf",
     )
     code = (
