@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from exporters.layout import F32, MEL_BINS, QUANTIZATIONS, Dims, Quantization, check_dims, check_fits, tensors
+from exporters.readers import is_zero
 from idiolect.errors import ArtifactError
-from idiolect.whisper import N_FFT
+from idiolect.whisper import HOP_SAMPLES, MAX_FRAMES, MAX_S, MAX_SAMPLES, N_FFT, RATE_HZ, special_tokens
 
 MAGIC = b"GGUF"
 VERSION = 3
 ALIGNMENT = 32
 MAX_KEYS, MAX_ITEMS, MAX_TEXT_BYTES = 1024, 1 << 20, 1 << 16
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_CODES = {_U32: "I", _I32: "i", _F32: "f", _BOOL: "?"}
 _DAMAGED = "the file is damaged or was not copied whole; export or pull it again"
 
 
@@ -89,6 +90,68 @@ def _name(source: str) -> str:
     for pattern, replacement in _RENAMES:
         source = re.sub(pattern, replacement, source)
     return source
+
+
+def settled(dims: Dims) -> dict[str, Any]:
+    """The keys whose values follow from the dimensions."""
+    special = special_tokens(dims.n_vocab)
+    values: dict[str, Any] = {
+        "general.alignment": ALIGNMENT,
+        "general.quantization_version": 2,
+        "stt.capability.lang_detect": special.multilingual,
+        "stt.capability.translate": special.multilingual,
+        "stt.capability.timestamps": True,
+        "stt.whisper.encoder.num_mel_bins": dims.n_mels,
+        "stt.whisper.encoder.max_source_positions": dims.n_audio_ctx,
+        "stt.whisper.decoder.max_target_positions": dims.n_text_ctx,
+        "stt.whisper.decoder.vocab_size": dims.n_vocab,
+        "stt.whisper.decoder.tie_word_embeddings": True,
+        "stt.whisper.decoder.scale_embedding": False,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt2",
+        "tokenizer.ggml.bos_token_id": special.eot,
+        "tokenizer.ggml.eos_token_id": special.eot,
+        "tokenizer.ggml.padding_token_id": special.eot,
+        "tokenizer.ggml.add_bos_token": False,
+    }
+    sides = {"encoder": (dims.n_audio_layer, dims.n_audio_head), "decoder": (dims.n_text_layer, dims.n_text_head)}
+    for side, (layers, heads) in sides.items():
+        width = dims.n_audio_state
+        numbers = {"n_layers": layers, "d_model": width, "n_heads": heads, "ffn_dim": 4 * width, "activation": "gelu"}
+        values |= {f"stt.whisper.{side}.{key}": value for key, value in numbers.items()}
+    ids = {
+        "decoder_start": special.sot,
+        "no_timestamps": special.no_timestamps,
+        "sot": special.sot,
+        "transcribe": special.transcribe,
+        "translate": special.translate,
+        "prev_sot": special.no_timestamps - 2,
+    }
+    values |= {f"stt.whisper.{name}_token_id": token for name, token in ids.items()}
+    return values | {f"stt.frontend.{key}": value for key, value in _frontend(dims.n_mels).items()}
+
+
+def _frontend(n_mels: int) -> dict[str, Any]:
+    return {
+        "type": "mel",
+        "num_mels": n_mels,
+        "sample_rate": RATE_HZ,
+        "n_fft": N_FFT,
+        "win_length": N_FFT,
+        "hop_length": HOP_SAMPLES,
+        "window": "hann_periodic",
+        "normalize": "whisper_logmel",
+        "dither": 0.0,
+        "pre_emphasis": 0.0,
+        "f_min": 0.0,
+        "f_max": RATE_HZ / 2,
+        "pad_mode": "reflect",
+        "center": True,
+        "mel_norm": "slaney",
+        "chunk_length": int(MAX_S),
+        "n_samples": MAX_SAMPLES,
+        "nb_max_frames": MAX_FRAMES,
+    }
 
 
 def padding(size_bytes: int) -> int:
@@ -165,14 +228,14 @@ class _Reader:
         metadata: dict[str, Any] = {}
         for _ in range(n_keys):
             key = self._text()
+            if key in metadata:
+                raise ValueError(f"{key} is there twice")
             metadata[key] = self._value(*struct.unpack("<I", self._bytes(4)))
         dims = _dims(metadata)
         quantization = next((q for q in QUANTIZATIONS.values() if q.ftype == metadata.get("general.file_type")), None)
         if quantization is None or (reason := check_fits(dims, quantization)):
             raise ValueError(reason if quantization else "its general.file_type is none of " + ", ".join(QUANTIZATIONS))
-        for key, count in (("tokens", dims.n_vocab), ("token_type", dims.n_vocab)):
-            if len(metadata.get(f"tokenizer.ggml.{key}", ())) != count:
-                raise ValueError(f"tokenizer.ggml.{key} does not list {count}")
+        _check_values(metadata, dims)
         self._check_tensors(n_tensors, layout(dims, quantization))
         return GgufInfo(dims, quantization.name, metadata, self._size_bytes)
 
@@ -198,22 +261,30 @@ class _Reader:
             if offset != end:
                 raise ValueError(f"{tensor.name} lies at {offset}, not at {end}")
             end += tensor.size_bytes + padding(tensor.size_bytes)
-        end += self._file.tell() + padding(self._file.tell())
-        if end != self._size_bytes:
-            raise ValueError(f"it has {self._size_bytes} bytes, not {end}")
+        start = self._file.tell() + padding(self._file.tell())
+        if start + end != self._size_bytes:
+            raise ValueError(f"it has {self._size_bytes} bytes, not {start + end}")
+        self._check_weights(start, places)
+
+    def _check_weights(self, start: int, places: list[tuple[int, Stored]]) -> None:
+        for offset, tensor in places:
+            self._file.seek(start + offset)
+            if not tensor.source.endswith(".bias") and is_zero(self._file, tensor.stored_as, tensor.size_bytes):
+                raise ValueError(f"{tensor.name} is all zeros")
 
     def _value(self, kind: int) -> Any:  # noqa: ANN401
         if kind == _STRING:
             return self._text()
         if kind == _ARRAY:
             kind, count = struct.unpack("<IQ", self._bytes(12))
-            if count > MAX_ITEMS or kind == _ARRAY:
-                raise ValueError(f"it claims a list of {count}")
+            if count > MAX_ITEMS or kind not in (_STRING, _I32):
+                raise ValueError(f"it claims a list of {count} of type {kind}")
             if kind == _STRING:
                 return [self._text() for _ in range(count)]
-            code = _code(kind)
-            return list(struct.unpack(f"<{count}{code}", self._bytes(count * struct.calcsize(code))))
-        code = _code(kind)
+            return list(struct.unpack(f"<{count}i", self._bytes(4 * count)))
+        if kind not in (_U32, _F32, _BOOL):  # runtimes end at a value of another type than they ask for
+            raise ValueError(f"it has a value of type {kind}")
+        code = _CODES[kind]
         return struct.unpack(f"<{code}", self._bytes(struct.calcsize(code)))[0]
 
     def _text(self) -> str:
@@ -229,10 +300,25 @@ class _Reader:
         return data
 
 
-def _code(kind: int) -> str:
-    if kind not in _SCALARS:
-        raise ValueError(f"it has a value of the unknown type {kind}")
-    return _SCALARS[kind]
+def _check_values(metadata: Mapping[str, Any], dims: Dims) -> None:
+    for key, expected in settled(dims).items():
+        found = metadata.get(key)
+        if type(found) is not type(expected) or found != expected:
+            raise ValueError(f"its {key} is {found!r}, not {expected!r}")
+    for key, kind, count in (
+        ("tokens", str, dims.n_vocab),
+        ("token_type", int, dims.n_vocab),
+        ("merges", str, None),
+    ):
+        values = metadata.get(f"tokenizer.ggml.{key}")
+        if not isinstance(values, list) or not all(type(value) is kind for value in values):
+            raise ValueError(f"it has no tokenizer.ggml.{key}")
+        if count is not None and len(values) != count:
+            raise ValueError(f"tokenizer.ggml.{key} does not list {count}")
+    for key in ("suppress_tokens", "begin_suppress_tokens"):
+        values = metadata.get(f"stt.whisper.{key}", [])
+        if not isinstance(values, list) or not all(type(each) is int and 0 <= each < dims.n_vocab for each in values):
+            raise ValueError(f"its stt.whisper.{key} are no tokens")
 
 
 def _dims(metadata: Mapping[str, Any]) -> Dims:

@@ -61,6 +61,17 @@ def check_ggml_stream(file: IO[bytes], name: str) -> GgmlInfo:
     return _Reader(file, name).check()
 
 
+def is_zero(file: IO[bytes], stored_as: Quantization, size_bytes: int) -> bool:
+    """True when every scale in the next so many bytes is 0 or -0, which makes every weight the same as zero."""
+    while size_bytes > 0 and (data := file.read(min(size_bytes, 4096 * stored_as.block_bytes))):
+        size_bytes -= len(data)
+        for byte in range(stored_as.scale_bytes):
+            high = byte == stored_as.scale_bytes - 1 if stored_as.type_code == 0 else byte % 2 == 1
+            if data[byte :: stored_as.block_bytes].strip(b"\0\x80" if high else b"\0"):
+                return False
+    return True
+
+
 class _Reader:
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._name = name
@@ -143,19 +154,9 @@ class _Reader:
         end = self._file.tell() + stored_as.size_bytes(tensor.elements)
         if end > self._size_bytes:
             raise self._error(f"it ends {end - self._size_bytes} bytes before {name} does")
-        if not tensor.may_be_zero and self._is_zero(stored_as, end):
+        if not tensor.may_be_zero and is_zero(self._file, stored_as, end - self._file.tell()):
             raise self._error(f"{name} is all zeros")
         self._file.seek(end)
-
-    def _is_zero(self, stored_as: Quantization, end: int) -> bool:
-        """True when every block's scales are 0 or -0, which makes every weight the same as zero."""
-        while (left := end - self._file.tell()) > 0:
-            data = self._bytes(min(left, 4096 * stored_as.block_bytes))
-            for byte in range(stored_as.scale_bytes):
-                high = byte == stored_as.scale_bytes - 1 if stored_as.type_code == 0 else byte % 2 == 1
-                if data[byte :: stored_as.block_bytes].strip(b"\0\x80" if high else b"\0"):
-                    return False
-        return True
 
     def _integers(self, count: int) -> tuple[int, ...]:
         return struct.unpack(f"<{count}i", self._bytes(4 * count))

@@ -160,6 +160,10 @@ def test_what_cannot_be_made_is_refused_before_a_byte_is_written(
         (lambda data: data[:24] + struct.pack("<Q", 1 << 60) + data[32:], "claims a text of"),
         (lambda data: data.replace(b"enc.final_norm.bias", b"enc.final_norm.bios"), "is unknown or there twice"),
         (lambda data: data.replace(b"stt.variant", b"stt.variamt"), "no Whisper for transcribe.cpp"),
+        (lambda data: data.replace(b"n_fft\x04", b"n_fft\x05"), "value of type 5"),
+        (lambda data: data.replace(b"n_fft\x04\0\0\0\x90\1", b"n_fft\x04\0\0\0\0\0"), r"n_fft is 0, not 400"),
+        (lambda data: data.replace(b"stt.frontend.f_min", b"stt.frontend.dither"[:18]), "stt.frontend"),
+        (lambda data: data[: len(data) - 40_000] + bytes(40_000), "is all zeros"),
     ],
 )
 def test_damage_is_refused(small_gguf: Path, tmp_path: Path, damage: Callable[[bytes], bytes], reason: str) -> None:
