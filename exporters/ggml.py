@@ -82,7 +82,7 @@ def _size_bytes(model: Checkpoint, stored_as: Quantization) -> int:
 
 def _header(model: Checkpoint, stored_as: Quantization) -> bytes:
     dims = model.dims
-    filters = [weight for row in mel_filterbank(dims.n_mels) for weight in row]
+    filters = [weight for row in mel_filterbank(dims.n_mels, published=True) for weight in row]
     return b"".join(
         [
             MAGIC,

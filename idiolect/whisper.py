@@ -7,6 +7,7 @@ vocabulary size); futo-org/android-keyboard `WhisperGGML.cpp` (audio context).
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 
 RATE_HZ = 16_000
@@ -81,10 +82,11 @@ def special_tokens(n_vocab: int) -> SpecialTokens:
     )
 
 
-def mel_filterbank(n_mels: int) -> list[list[float]]:
+def mel_filterbank(n_mels: int, published: bool = False) -> list[list[float]]:
     """`n_mels` rows of 201 triangular filter weights: Slaney mel scale and area norm, 0–8000 Hz, FFT of 400 at 16 kHz.
 
-    The same numbers as librosa.filters.mel(sr=16000, n_fft=400, n_mels=n_mels) before its rounding to float32.
+    The same numbers as librosa.filters.mel(sr=16000, n_fft=400, n_mels=n_mels) before its rounding to float32;
+    `published`: with it, which gives to the bit the filters of the openai-whisper package once they are float32.
     """
     n_bins = N_FFT // 2 + 1
     top = _hz_to_mel(RATE_HZ / 2)
@@ -95,7 +97,9 @@ def mel_filterbank(n_mels: int) -> list[list[float]]:
         row = []
         for k in range(n_bins):
             hz = k * RATE_HZ / N_FFT
-            row.append(norm * max(0.0, min((hz - low) / (centre - low), (high - hz) / (high - centre))))
+            height = min(-(low - hz) / (centre - low), (high - hz) / (high - centre))
+            height = 0.0 if height < 0 else height
+            row.append(norm * (struct.unpack("<f", struct.pack("<f", height))[0] if published else height))
         rows.append(row)
     return rows
 
