@@ -36,11 +36,12 @@ def write(checkpoint: Path, quantization: str, outfile: Path, reporter: Reporter
     stored_as = fitting(model, quantization)
     if stored_as is F32:
         reporter.warning(_F32_ABORTS)
-    size_bytes = _size_bytes(model, stored_as)
+    head = _header(model, stored_as)
+    size_bytes = len(head) + _tensor_bytes(model, stored_as)
     try:
         check_room(outfile, size_bytes)
         with replacing(outfile) as file:
-            file.write(_header(model, stored_as))
+            file.write(head)
             _write_tensors(file, model, stored_as, size_bytes, reporter)
             check_ggml_stream(file, outfile.name)
     except OSError as error:
@@ -72,12 +73,11 @@ def check_room(outfile: Path, size_bytes: int) -> None:
         )
 
 
-def _size_bytes(model: Checkpoint, stored_as: Quantization) -> int:
-    sizes = (
+def _tensor_bytes(model: Checkpoint, stored_as: Quantization) -> int:
+    return sum(
         len(_tensor_header(tensor, stored_as)) + tensor.stored_as(stored_as).size_bytes(tensor.elements)
         for tensor in tensors(model.dims)
     )
-    return len(_header(model, stored_as)) + sum(sizes)
 
 
 def _header(model: Checkpoint, stored_as: Quantization) -> bytes:

@@ -27,7 +27,7 @@ class _Model:
         import transformers
 
         self.runtime = f"transformers {transformers.__version__} (torch {torch.__version__})"
-        self._processor = transformers.WhisperProcessor.from_pretrained(folder, local_files_only=True)
+        self._processor: Any = transformers.WhisperProcessor.from_pretrained(folder, local_files_only=True)
         self._model = transformers.WhisperForConditionalGeneration.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         ).eval()

@@ -13,7 +13,7 @@ from daemon.work.evaluation import facts_of
 from device_profiles import FORMATS, Profile
 from idiolect.child import Reporter
 from idiolect.errors import DatasetError, IdiolectError, JobStopped, UsageError, require
-from idiolect.transcriber import DecodingOptions, Transcriber
+from idiolect.transcriber import AudioContext, DecodingOptions, Transcriber
 from training import base_models
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def compare_quantisations(
     return Quantisations(request.format, request.options, found, failed, wanted)
 
 
-def usual_context(format: str, profiles: Mapping[str, Profile]) -> str:
+def usual_context(format: str, profiles: Mapping[str, Profile]) -> AudioContext:
     """The audio context to compare in: "dynamic" where a profile of the format asks for it, else "full"."""
     asked = {profile.audio_context for profile in profiles.values() if profile.format == format}
     return "dynamic" if "dynamic" in asked else "full"
