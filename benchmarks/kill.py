@@ -7,8 +7,9 @@ Each round starts the real daemon with nano on a home of its own, brings a new r
 for a random phase (watch, train, export, publish, pull), and a random moment later kills -9 the daemon, half of the
 time its job with it. Then the home must keep every promise of `broken`. Exit status 1 when one does not.
 
-`python -m benchmarks.kill full` does the same to a home on a small file system of its own that is filled up and
-emptied again, and started from read-only (Linux, in a user namespace).
+`python -m benchmarks.kill full` does the same to a home on a small file system of its own that is filled up, made
+read-only under the running daemon, and started from read-only (Linux, in a user namespace). `status` must name the
+disk each time, and the work go on when it can be written again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -27,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +43,34 @@ from idiolect.errors import IdiolectError, NotRunning
 from idiolect.files import sha256_file
 from idiolect.install import Place
 from training import base_models
+from training.split import side
 
 VOICE = Path(base_models.__file__).parent / "data" / "voices" / "synthetic"
 ROOT = Path(__file__).parent.parent
 PHASES = ("watch", "train", "export", "publish", "pull")
-KEPT_RECORDINGS = 60
-PHASE_WAIT_S = {False: 120.0, True: 3.0}  # small or not
+KEPT_RECORDINGS = 20
+HELD_OUT_EVERY = 5
+PHASE_WAIT_S = {False: 120.0, True: 10.0}  # small or not
 LATER_S = 1.0
 """The kill comes so much after the phase was seen to begin, at most."""
 POLL_S = 0.05
-TMPFS_MB = 120
-FULL_S = 5.0
+TMPFS_MB = {False: 500, True: 30}
+TOLD_S = {False: 120.0, True: 10.0}
+"""So soon `status` must say that the disk is the trouble."""
+DISK_WORDS = re.compile(r"No space left|disk is full|disk space|Read-only|readonly", re.IGNORECASE)
 MOUNT_VARIABLE = "IDIOLECT_KILL_MOUNT"
 SMALL = """
 import sys
 from daemon.config import load
+from daemon import run
 from daemon.paths import Paths
-from daemon.run import Daemon
+run.TROUBLE_PAUSE_S = 2.0
 paths = Paths.at(None)
-Daemon(paths, load(paths.config_file), pipeline=(sys.executable, "-m", "tests.daemon.small_job", "good")).run()
+run.Daemon(paths, load(paths.config_file), pipeline=(sys.executable, "-m", "tests.daemon.small_job", "phased")).run()
 """
 CONFIG = Config(
     recordings=Recordings(settle_s=0.05),
-    training=Training(tiers=("nano",), first_run_minutes=0.0, quiet_s=0.0, min_new_clips=1, epochs=0.2, threads=2),
+    training=Training(tiers=("nano",), first_run_minutes=0.0, quiet_s=0.0, min_new_clips=1, epochs=0.5, threads=2),
     conditions=ANY_TIME,
     export=Export(profiles=("android-futo",)),
     publish=Publish(anyway=True),
@@ -84,11 +92,12 @@ class Trial:
     seen: Counter[str] = field(default_factory=Counter)
     next_clip: int = 0
     small: bool = False
+    clips: list[dict[str, str]] = field(default_factory=lambda: _clips())
 
     @classmethod
     def begin(cls, folder: Path, seed: int, *, small: bool = False) -> Trial:
-        """A new home with enough recordings to judge a model."""
-        trial = cls(Paths.at(folder), random.Random(seed), small=small)
+        """A new home, `folder`/disk/home, with recordings of which some are held out."""
+        trial = cls(Paths.at(folder / "disk" / "home"), random.Random(seed), small=small)
         trial.paths.make()
         trial.paths.config_file.write_text(example(CONFIG))
         trial.paths.recordings.mkdir(exist_ok=True)
@@ -103,14 +112,13 @@ class Trial:
 
     def bring(self) -> None:
         """One more recording; the oldest goes when there are enough."""
-        lines = (VOICE / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-        clip = json.loads(lines[self.next_clip % len(lines)])
+        clip = self.clips[self.next_clip % len(self.clips)]
         audio = self.paths.recordings / Path(clip["file_name"]).name
         audio.with_suffix(".txt").write_text(clip["text"], encoding="utf-8")
         shutil.copyfile(VOICE / clip["file_name"], audio.with_name(f".{audio.name}.part"))
         audio.with_name(f".{audio.name}.part").rename(audio)
         if self.next_clip >= KEPT_RECORDINGS:
-            old = Path(json.loads(lines[(self.next_clip - KEPT_RECORDINGS) % len(lines)])["file_name"]).name
+            old = Path(self.clips[(self.next_clip - KEPT_RECORDINGS) % len(self.clips)]["file_name"]).name
             for path in (self.paths.recordings / old, (self.paths.recordings / old).with_suffix(".txt")):
                 path.unlink(missing_ok=True)
             self.ready.discard(str(self.paths.recordings / old))
@@ -121,6 +129,15 @@ class Trial:
         return len(list(self.paths.recordings.glob("*.ogg")))
 
 
+def _clips() -> list[dict[str, str]]:
+    """Those of the demo voice in an order that has each `HELD_OUT_EVERY`th held out: so few do to judge by."""
+    lines = (VOICE / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    clips = [json.loads(line) for line in lines]
+    judged = [clip for clip in clips if side(clip["text"]) == "held-out"]
+    others = iter([clip for clip in clips if side(clip["text"]) != "held-out"])
+    return [clip for one in judged for clip in (one, *islice(others, HELD_OUT_EVERY - 1))]
+
+
 def main() -> int:
     """Run the rounds and print."""
     if sys.argv[1:2] == ["full"]:
@@ -129,7 +146,7 @@ def main() -> int:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     small = sys.argv[3:] == ["small"]
     with tempfile.TemporaryDirectory() as folder:
-        clean = sum(not found for found in kill_rounds(Path(folder) / "home", rounds, seed, tell=print, small=small))
+        clean = sum(not found for found in kill_rounds(Path(folder), rounds, seed, tell=print, small=small))
     print(f"{clean} of {rounds} rounds clean")
     return int(clean < rounds)
 
@@ -284,9 +301,14 @@ def daemon(paths: Paths, small: bool = False) -> Iterator[subprocess.Popen[bytes
         process.wait()
 
 
+def output_file(paths: Paths) -> Path:
+    """What the processes of a home printed; not on its disk."""
+    return paths.state.parent.parent.with_name("printed.txt")
+
+
 def _start(paths: Paths, *arguments: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, HOME_VARIABLE: str(paths.state.parent), "HF_HUB_OFFLINE": "1"}
-    with (paths.state.parent.parent / f"{paths.state.parent.name}.out").open("ab") as log:
+    with output_file(paths).open("ab") as log:
         return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log)
 
 
@@ -319,48 +341,97 @@ def _runs(paths: Paths) -> list[dict[str, str]]:
 def in_small_filesystem(*, small: bool = False) -> int:
     """`full` again in a user namespace, on a tmpfs that it may mount there."""
     if MOUNT_VARIABLE in os.environ:
-        return full_and_read_only(Path(os.environ[MOUNT_VARIABLE]), small=small)
+        return full_and_read_only(Path(os.environ[MOUNT_VARIABLE]).parent, small=small)
     with tempfile.TemporaryDirectory() as folder:
-        mount = f'mount -t tmpfs -o size={TMPFS_MB}m tmpfs "${MOUNT_VARIABLE}"'
+        disk = Path(folder) / "disk"
+        disk.mkdir()
+        mount = f'mount -t tmpfs -o size={TMPFS_MB[small]}m tmpfs "${MOUNT_VARIABLE}"'
         script = f'{mount} && exec "$0" -m benchmarks.kill full {"small" if small else ""}'
         command = ["unshare", "-rm", "sh", "-c", script, sys.executable]
-        environment = {**os.environ, MOUNT_VARIABLE: folder}
+        environment = {**os.environ, MOUNT_VARIABLE: str(disk)}
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
 def full_and_read_only(folder: Path, *, small: bool = False) -> int:
-    """Fill the disk in each phase, look, make room, and see the work go on; then start on a read-only disk."""
-    trial = Trial.begin(folder / "home", 0, small=small)
+    """Take the disk away in each phase, look, give it back, and see the work go on; then start on a read-only disk."""
+    trial = Trial.begin(folder, 0, small=small)
     clean = True
     for phase in ("watch", "train", "export", "publish"):
-        published = trial.version
-        with daemon(trial.paths, small) as process:
-            _until_up(trial.paths, process)
-            trial.bring()
-            with contextlib.suppress(IdiolectError):
-                ask(trial.paths, "train")
-            _wait_for(trial, phase, process)
-            _fill(folder / "filler")
-            time.sleep(FULL_S)
-            alive = process.poll() is None
-            (folder / "filler").unlink()
-            trial.bring()
-            went_on = _goes_on(trial, published)
-        found = broken(trial)
-        found += [] if alive else ["the daemon died of a full disk"]
-        found += [] if went_on else ["nothing was published after there was room again"]
-        clean = clean and not found
-        print(f"disk full in {phase:8} {'; '.join(found) or 'clean'}")
-    said = _started_read_only(trial, folder)
+        for trouble, disk in (("full", full_disk), ("read-only", read_only_disk)):
+            found = _without_disk(trial, phase, disk)
+            clean = clean and not found
+            print(f"disk {trouble:9} in {phase:8} {'; '.join(found) or 'clean'}", flush=True)
+    said = _started_read_only(trial, folder / "disk")
     clean = clean and "Traceback" not in said and "error:" in said and not broken(trial)
-    print(f"read-only: {said.strip()}")
+    print(f"started read-only: {said.strip()}")
     return int(not clean)
 
 
-def _fill(file: Path) -> None:
-    with contextlib.suppress(OSError), file.open("wb", buffering=0) as filler:
-        while True:
-            filler.write(bytes(65_536))
+def _without_disk(trial: Trial, phase: str, disk: Disk) -> list[str]:
+    published = trial.version
+    with daemon(trial.paths, trial.small) as process:
+        _until_up(trial.paths, process)
+        trial.bring()
+        with contextlib.suppress(IdiolectError):
+            ask(trial.paths, "train")
+        _wait_for(trial, phase, process)
+        with disk(trial.paths.state.parent) as keep_so:
+            told = _tells_of_disk(trial, keep_so)
+        found = [] if process.poll() is None else ["the daemon died of it"]
+        trial.bring()
+        found += [] if told else ["status did not name the disk"]
+        found += [] if _goes_on(trial, published) else ["nothing was published after the disk was back"]
+    printed = output_file(trial.paths).read_text()
+    found += [f"on the terminal: {printed[at - 200 : at + 2000]}"] if (at := printed.find("Traceback")) >= 0 else []
+    return [*found, *broken(trial)]
+
+
+Disk = Callable[[Path], contextlib.AbstractContextManager[Callable[[], object]]]
+"""While the block runs, nothing can be written at the path; what it gives is called again and again to keep it so."""
+
+
+@contextlib.contextmanager
+def full_disk(home: Path) -> Iterator[Callable[[], object]]:
+    """A file beside the home takes all the room there is."""
+    filler = home.with_name("filler")
+    with filler.open("wb", buffering=0) as file:
+
+        def fill() -> None:
+            for size in (65_536, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+
+        fill()
+        try:
+            yield fill
+        finally:
+            filler.unlink()
+
+
+@contextlib.contextmanager
+def read_only_disk(home: Path) -> Iterator[Callable[[], object]]:
+    """The home is mounted over itself, read-only: what is open stays so, as the kernel refuses to take that away."""
+    for command in (["mount", "--bind", home, home], ["mount", "-o", "remount,bind,ro", home]):
+        subprocess.run(command, check=True)
+    try:
+        yield lambda: None
+    finally:
+        subprocess.run(["umount", "--lazy", home], check=True)
+
+
+def _tells_of_disk(trial: Trial, keep_so: Callable[[], object]) -> bool:
+    deadline_s = time.monotonic() + TOLD_S[trial.small]
+    while time.monotonic() < deadline_s:
+        keep_so()
+        with contextlib.suppress(IdiolectError):
+            ask(trial.paths, "train")
+        status = _status(trial)
+        said = [*status.get("warnings", ()), *(run["reason"] for run in status.get("runs", ())[:1])]
+        if any(DISK_WORDS.search(text) for text in said):
+            return True
+        time.sleep(POLL_S)
+    return False
 
 
 def _goes_on(trial: Trial, published: int) -> bool:
@@ -377,16 +448,16 @@ def _goes_on(trial: Trial, published: int) -> bool:
     return False
 
 
-def _started_read_only(trial: Trial, folder: Path) -> str:
+def _started_read_only(trial: Trial, disk: Path) -> str:
     deadline_s = time.monotonic() + 60  # a job that outlived its daemon still writes
-    while subprocess.run(["mount", "-o", "remount,ro", str(folder)], capture_output=True, check=False).returncode:
+    while subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True, check=False).returncode:
         if time.monotonic() > deadline_s:
-            raise SystemExit(f"{folder} is still written to after a minute")
+            raise SystemExit(f"{disk} is still written to after a minute")
         time.sleep(1)
     environment = {**os.environ, HOME_VARIABLE: str(trial.paths.state.parent)}
     command = [sys.executable, "-m", "daemon.cli", "run"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
     return done.stderr
 
 

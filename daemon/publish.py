@@ -31,6 +31,8 @@ async def finish(rooms: Rooms, run_id: str, result: JobResult) -> None:
         release_id=release.id if release else None,
         summary=_summary(result),
     )
+    for digest, told in result.remarks.items():
+        rooms.library.remark(digest, told)
 
 
 async def tidy(rooms: Rooms) -> None:

@@ -31,6 +31,8 @@ MAX_CHARS_PER_SPEECH_S = 28.0
 MIN_CHARS_PER_SPEECH_S = 2.0
 MIN_SLOW_S = 5.0
 FOREIGN_LETTERS = 0.5
+SURE_OF_LANGUAGE = 0.8
+"""Probability from which another language that a model hears is worth a remark."""
 
 _FRAME_S = 0.025
 _RUN_SAMPLES = 3
@@ -64,6 +66,8 @@ _SCRIPTS = {
     "TIBETAN": "bo",
 }
 _SCRIPTS_OF = {code: set(scripts.split()) for scripts, codes in _SCRIPTS.items() for code in codes.split()}
+_ALIKE = tuple(map(frozenset, (["zh", "yue"], ["no", "nn"], ["bs", "hr", "sr"], ["id", "ms"], ["hi", "ur"])))
+"""One spoken language under several codes, or nearly so: which of them a model names says little."""
 _ALSO_LATIN = frozenset({"sr", "kk", "tg", "ms", "tt"})
 
 
@@ -120,6 +124,14 @@ def judge(found: Measures, text: str | None = None, language: str = "en") -> lis
     if text is not None:
         findings += _judge_text(found, text, language)
     return findings
+
+
+def judge_language(heard: str, likely: float, language: str) -> Finding | None:
+    """What a multilingual model's language head says against `language`, where it is sure enough (Whisper's codes)."""
+    if heard == language or likely < SURE_OF_LANGUAGE or any({heard, language} <= alike for alike in _ALIKE):
+        return None
+    told = f"sounds like {heard!r} ({likely:.0%} sure), and the language is {language!r}"
+    return Finding("language", "warning", told)
 
 
 def rejection(findings: list[Finding]) -> str:

@@ -14,10 +14,8 @@ from daemon.intake.scan import is_usable_name, scan
 from idiolect.child import Reporter
 from idiolect.errors import UsageError
 from training.fingerprint import SAME_BITS, difference, nearly_the_same
+from training.quality import judge_language
 from training.split import text_key
-
-SURE = 0.8
-"""Probability from which another language that a model hears is worth a remark."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,9 @@ def heard_as(report: Report, model: str, language: str, cache: Path, reporter: R
         reporter.check_stop()
         if recording.state in {"ready", "waiting"} and recording.duration_s is not None:
             code, likely = transcriber.language(decode(Path(recording.path)))
-            if code != language and likely >= SURE:
-                told = f"sounds like {code!r} ({likely:.0%} sure), and the language is {language!r}"
-                recording = replace(recording, reason="; ".join(filter(None, (recording.reason, told))))
+            if finding := judge_language(code, likely, language):
+                reasons = filter(None, (recording.reason, finding.message))
+                recording = replace(recording, reason="; ".join(reasons))
         checked.append(recording)
         reporter.progress(done, len(report.recordings), "recordings")
     return replace(report, recordings=tuple(checked))

@@ -212,6 +212,15 @@ class Library:
         with self._transaction():
             self._db.executemany("UPDATE files SET gone = ? WHERE path = ?", [(gone, path) for path in paths])
 
+    def remark(self, pcm_sha256: str, told: str) -> None:
+        """Something a person should know of the ready recordings that hold a sound; said once however often heard."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE files SET reason = reason || iif(reason = '', '', '; ') || :told WHERE state = 'ready' "
+                "AND instr(reason, :told) = 0 AND path IN (SELECT path FROM file_clips WHERE pcm_sha256 = :pcm)",
+                {"told": told, "pcm": pcm_sha256},
+            )
+
     def mounts(self) -> set[str]:
         """Folders where another file system began when recordings were last seen there."""
         return {row["path"] for row in self._db.execute("SELECT path FROM mounts")}

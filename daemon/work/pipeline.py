@@ -122,6 +122,7 @@ class _Pipeline:
 
     def _train(self) -> dict[str, Any]:
         """The fields of JobResult that training gives, from disk where it is done."""
+        from daemon.work.language import listen
         from training.finetune import Settings, Source, finetune
 
         done = self.run_dir / TRAINED_FILE
@@ -133,6 +134,7 @@ class _Pipeline:
             Source(clip.path.name, pcm, clip.text, clip.language, clip.side == "select")
             for clip, pcm in zip(taught, pcms, strict=True)
         ]
+        remarks = listen(self.base, taught, pcms, self.spec.cache, self.reporter, self.spec.threads)
         self.reporter.stage("train")
         settings = Settings.of({"threads": self.spec.threads, **self.spec.training})
         outcome = finetune(self.base, sources, self.checkpoint, settings, self.reporter, self.spec.cache / MELS)
@@ -142,6 +144,7 @@ class _Pipeline:
             "skipped": [*self._unreadable, *outcome.skipped],
             "steps": outcome.steps,
             "train_s": outcome.train_s,
+            "remarks": remarks,
             "seed": outcome.settings.seed,
             "recipe_sha256": outcome.settings.digest(),
         }

@@ -2,7 +2,8 @@
 
 It holds the run folder, speaks the protocol and leaves a result. MODE: "good" (better than stock), "worse", "fail",
 "empty" (no result), "deaf" (hears of no stop), "slow" (works until asked to stop; done at once when it is started
-again), "stuck" (works on for a while after its parent died, as one that saves does).
+again), "stuck" (works on for a while after its parent died, as one that saves does), "phased" (good, and in each
+stage for a moment).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from idiolect.errors import ExportError
 from idiolect.files import write_text
 
 STOCK_WER, TUNED_WER = 0.5, 0.1
+PHASE_S = 0.3
 
 
 def result(run_dir: Path, spec: JobSpec, tuned_wer: float = TUNED_WER) -> JobResult:
@@ -112,9 +114,15 @@ def _work(reporter: PipeReporter, mode: str, run_dir: Path) -> None:
         if mode == "stuck":
             time.sleep(1.5)
         reporter.check_stop()
+    if mode == "phased":
+        time.sleep(PHASE_S)
+        reporter.stage("export")
+        time.sleep(PHASE_S)
     if mode != "empty":
         made = result(run_dir, load_spec(run_dir), 0.6 if mode == "worse" else TUNED_WER)
         write_text(run_dir / RESULT_FILE, made.model_dump_json())
+    if mode == "phased":
+        time.sleep(PHASE_S)
 
 
 def _note(run_dir: Path, what: str) -> None:

@@ -68,6 +68,15 @@ async def test_a_part_that_was_not_checked_is_said(rooms: Rooms) -> None:
     assert (checked.status, checked.not_checked) == ("partly", ["speed on a phone"])
 
 
+async def test_what_the_job_heard_of_a_recording_stands_in_status(rooms: Rooms) -> None:
+    clips = rooms.library.ready_clips()
+    told = "sounds like 'de' (93% sure), and the language is 'en'"
+    for _ in range(2):  # said once, however often it is heard
+        run_id, result = finished(rooms, tuned_wer=0.6)
+        await publish.finish(rooms, run_id, result.model_copy(update={"remarks": {clips[1].pcm_sha256: told}}))
+    assert [(each.path, each.reason) for each in rooms.library.remarked()] == [(clips[1].path, told)]
+
+
 async def test_the_same_files_are_published_once(rooms: Rooms) -> None:
     run_id, result = finished(rooms)
     for _ in range(2):

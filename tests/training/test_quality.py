@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from training.audio import decode
-from training.quality import judge, measure, rejection, warnings
+from training.quality import judge, judge_language, measure, rejection, warnings
 from training.transcripts import read_metadata
 
 RATE_HZ = 16_000
@@ -112,3 +112,20 @@ def test_any_length_can_be_measured(size: int) -> None:
 
     assert found.duration_s == pytest.approx(size / RATE_HZ)
     assert rejection(judge(found)) == ""
+
+
+@pytest.mark.parametrize(
+    ("heard", "likely", "language", "told"),
+    [
+        ("de", 0.93, "en", "sounds like 'de' (93% sure), and the language is 'en'"),
+        ("de", 0.79, "en", None),
+        ("en", 0.99, "en", None),
+        ("nn", 0.99, "no", None),
+        ("yue", 0.9, "zh", None),
+        ("hr", 0.9, "ms", "sounds like 'hr' (90% sure), and the language is 'ms'"),
+    ],
+)
+def test_another_language_that_a_model_hears(heard: str, likely: float, language: str, told: str | None) -> None:
+    finding = judge_language(heard, likely, language)
+    assert (finding and finding.message) == told
+    assert finding is None or finding.severity == "warning"

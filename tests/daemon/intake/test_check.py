@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daemon.intake.check import SURE, Report, check, heard_as
+from daemon.intake.check import Report, check, heard_as
 from idiolect.child import Reporter
 from idiolect.errors import UsageError
 from tests.training.samples import write_encoded, write_wav
 from training.audio import decode
 from training.decode import CheckpointTranscriber
+from training.quality import SURE_OF_LANGUAGE
 
 pytestmark = pytest.mark.slow
 
@@ -99,10 +100,10 @@ def test_a_model_says_which_language_it_hears(
 
     # From its folder the model is not known as nano. It was never taught to tell languages: it is not sure of any.
     heard, likely = CheckpointTranscriber(nano).language(decode(tmp_path / "a.ogg"))
-    assert 0 < likely < SURE
+    assert 0 < likely < SURE_OF_LANGUAGE
     assert heard_as(report, str(nano), "de", cache, Reporter()) == report
 
-    monkeypatch.setattr("daemon.intake.check.SURE", 0.0)
+    monkeypatch.setattr("training.quality.SURE_OF_LANGUAGE", 0.0)
     told = heard_as(report, str(nano), "de" if heard != "de" else "en", cache, Reporter()).recordings
     assert f"sounds like {heard!r} ({likely:.0%} sure)" in told[0].reason
     assert told[1] == report.recordings[1]
