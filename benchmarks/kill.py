@@ -70,7 +70,7 @@ run.Daemon(paths, load(paths.config_file), pipeline=(sys.executable, "-m", "test
 """
 CONFIG = Config(
     recordings=Recordings(settle_s=0.05),
-    training=Training(tiers=("nano",), first_run_minutes=0.0, quiet_s=0.0, min_new_clips=1, epochs=0.5, threads=2),
+    training=Training(tiers=("nano",), first_run_minutes=0.0, quiet_s=0.0, min_new_clips=1, epochs=0.5, threads=1),
     conditions=ANY_TIME,
     export=Export(profiles=("android-futo",)),
     publish=Publish(anyway=True),
@@ -435,7 +435,7 @@ def _tells_of_disk(trial: Trial, keep_so: Callable[[], object]) -> bool:
 
 
 def _goes_on(trial: Trial, published: int) -> bool:
-    deadline_s = time.monotonic() + 240
+    deadline_s = time.monotonic() + 600
     while time.monotonic() < deadline_s:
         with contextlib.suppress(IdiolectError):
             status = ask(trial.paths, "status")

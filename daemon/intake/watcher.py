@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
     from watchdog.observers.api import BaseObserver
 
+from daemon.intake.scan import is_below
 from training.sync_names import is_temporary
 
 _NETWORK = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "webdav", "davfs", "9p", "afs", "ceph", "vboxsf"}
+    "nfs nfs4 cifs smb3 smbfs afpfs webdav davfs ncpfs 9p virtiofs afs ceph lustre beegfs glusterfs gfs2 ocfs2 "
+    "orangefs coda vboxsf vmhgfs prl_fs drvfs".split()
 )
-_LOCAL_FUSE = frozenset({"fuse.ext4", "fuse.ntfs", "fuse.ntfs-3g", "fuse.exfat", "fuseblk", "fuse.fuse-overlayfs"})
+_FUSE = frozenset({"fuse", "macfuse", "osxfuse", "fskit"})
+_LOCAL_FUSE = frozenset("fuse.ext4 fuse.ntfs fuse.ntfs-3g fuse.exfat fuse.fuse-overlayfs".split())
 
 
 def is_remote(folder: Path) -> bool:
@@ -25,15 +28,28 @@ def is_remote(folder: Path) -> bool:
     import psutil
 
     try:
-        mounts = psutil.disk_partitions(all=True)
+        mounts = [(mount.mountpoint, mount.fstype) for mount in psutil.disk_partitions(all=True)]
     except OSError:
         return False
-    resolved = str(folder.resolve())
-    inside = [
-        m for m in mounts if resolved == m.mountpoint or resolved.startswith(m.mountpoint.rstrip(os.sep) + os.sep)
-    ]
-    kind = max(inside, key=lambda mount: len(mount.mountpoint)).fstype.lower() if inside else ""
-    return kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
+    return is_remote_kind(kind_of(str(folder.resolve()), mounts))
+
+
+def kind_of(path: str, mounts: Sequence[tuple[str, str]]) -> str:
+    """The kind of file system that holds a resolved path, by (mount point, kind) in the order of mounting.
+
+    Of two at one place the later counts: an automount is there before the network's file system that it brings.
+    """
+    kind, deepest = "", -1
+    for point, found in mounts:
+        if is_below(path, point) and len(point) >= deepest:
+            kind, deepest = found, len(point)
+    return "unc" if path.startswith("\\\\") else kind  # a Windows share, whichever letter it was given
+
+
+def is_remote_kind(kind: str) -> bool:
+    """Whether a file system of this kind may be changed by other machines unseen; what FUSE brings, as a rule."""
+    kind = kind.lower()
+    return kind in _NETWORK or kind == "unc" or (kind.split(".")[0] in _FUSE and kind not in _LOCAL_FUSE)
 
 
 def watches_held() -> int | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.intake.watcher import Watcher, is_remote
+from daemon.intake.watcher import Watcher, is_remote, is_remote_kind, kind_of
 
 Watch = Callable[..., tuple[Watcher, threading.Event]]
 
@@ -96,20 +96,53 @@ def test_no_more_watches(tmp_path: Path, watch: Watch, monkeypatch: pytest.Monke
     assert "inotify watch limit reached" in watcher.problem
 
 
+MOUNTINFO = """\
+25 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw,errors=remount-ro
+88 25 259:3 / /home rw,relatime shared:44 - btrfs /dev/nvme0n1p3 rw,ssd,space_cache=v2,subvol=/home
+97 88 0:47 / /home/ann/phone rw,nosuid,nodev,relatime shared:51 - fuse.sshfs ann@phone:/sdcard rw,user_id=1000
+99 88 0:52 / /home/ann/.local/share/gvfs rw,nosuid,nodev - fuse.gvfsd-fuse gvfsd-fuse rw,user_id=1000,group_id=1000
+101 88 0:55 / /home/ann/cloud rw,nosuid,nodev - fuse.rclone gdrive: rw,user_id=1000,group_id=1000
+110 25 0:58 / /mnt/nas rw,relatime shared:60 - autofs systemd-1 rw,fd=58,pgrp=1,timeout=0,minproto=5,direct
+111 110 0:60 / /mnt/nas rw,relatime shared:61 - nfs4 nas:/export/voice rw,vers=4.2,hard,proto=tcp,timeo=600
+112 25 0:61 / /mnt/share rw,relatime - cifs //nas/share rw,vers=3.1.1,cache=strict,username=ann,uid=1000
+113 25 8:17 / /media/ann/STICK rw,nosuid,nodev - vfat /dev/sdb1 rw,uid=1000,errors=remount-ro
+114 25 8:33 / /media/ann/OLD rw,nosuid,nodev - fuseblk /dev/sdc1 rw,user_id=0,allow_other,blksize=4096
+115 25 0:62 / /mnt/c rw,noatime - 9p drvfs rw,dirsync,aname=drvfs;path=C:\\;uid=1000,trans=fd,rfd=5,wfd=5
+116 25 0:63 / /mnt/host rw,relatime - virtiofs host0 rw
+117 112 8:49 / /mnt/share/local rw,relatime - xfs /dev/sdd1 rw,attr2
+"""
+
+
 @pytest.mark.parametrize(
-    ("kind", "remote"), [("ext4", False), ("nfs4", True), ("cifs", True), ("fuse.sshfs", True), ("fuseblk", False)]
+    ("folder", "remote"),
+    [
+        ("/srv/recordings", False),
+        ("/home/ann/recordings", False),
+        ("/home/ann/phone", True),
+        ("/home/ann/phonebook", False),
+        ("/home/ann/phone/recordings", True),
+        ("/home/ann/.local/share/gvfs/smb-share", True),
+        ("/home/ann/cloud/voice", True),
+        ("/mnt/nas/voice", True),
+        ("/mnt/share", True),
+        ("/mnt/share/local/voice", False),
+        ("/media/ann/STICK", False),
+        ("/media/ann/OLD/voice", False),
+        ("/mnt/c/Users/ann", True),
+        ("/mnt/host", True),
+        (r"\\nas\share\voice", True),
+    ],
 )
-def test_network_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, remote: bool) -> None:
-    import psutil
+def test_network_mounts_of_a_machine_that_has_all_of_them(folder: str, remote: bool) -> None:
+    fields = [line.split() for line in MOUNTINFO.splitlines()]
+    mounts = [(words[4], words[words.index("-") + 1]) for words in fields]
+    assert is_remote_kind(kind_of(folder, mounts)) is remote
 
-    class Mount:
-        def __init__(self, mountpoint: str, fstype: str) -> None:
-            self.mountpoint, self.fstype = mountpoint, fstype
 
-    mounts = [Mount("/", "nfs"), Mount(str(tmp_path), kind), Mount(str(tmp_path) + "2", "nfs")]
-    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
-
-    assert is_remote(tmp_path / "recordings") is remote
+@pytest.mark.parametrize("kind", ["smbfs", "afpfs", "webdav", "macfuse"])
+def test_network_mounts_of_a_mac(kind: str) -> None:
+    assert is_remote_kind(kind)
+    assert not is_remote_kind("apfs")
 
 
 def test_this_machine(tmp_path: Path) -> None:
