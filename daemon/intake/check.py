@@ -10,7 +10,7 @@ from typing import Any
 
 from daemon.intake.reader import Reader
 from daemon.intake.reading import Reading, Request
-from daemon.intake.scan import is_usable_name, scan
+from daemon.intake.scan import is_usable_name, readable, scan
 from idiolect.child import Reporter
 from idiolect.errors import UsageError
 from training.fingerprint import SAME_BITS, difference, nearly_the_same
@@ -97,13 +97,14 @@ async def _check(folder: Path, language: str, reporter: Reporter) -> Report:
             if is_usable_name(path):
                 reading = await reader.read(Request(path=Path(path), folder=folder, language=language))
             else:
-                path = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+                path = readable(path)
                 reading = Reading(state="rejected", reason="its name is not valid UTF-8: rename it")
             found.append(seen.place(path, reading))
             reporter.progress(done, len(listing.recordings), "recordings")
     finally:
         await reader.close()
-    return Report(tuple(found), tuple(sorted(listing.conflicts)), listing.unreadable)
+    unreadable = {readable(at): why for at, why in listing.unreadable.items()}
+    return Report(tuple(found), tuple(sorted(map(readable, listing.conflicts))), unreadable)
 
 
 class _Seen:

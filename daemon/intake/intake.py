@@ -13,7 +13,7 @@ from pathlib import Path
 from daemon.intake.library import Known, Library
 from daemon.intake.reader import Reader
 from daemon.intake.reading import Reading, Request
-from daemon.intake.scan import Listing, Settling, Stamp, is_below, is_mount, is_usable_name, scan
+from daemon.intake.scan import Listing, Settling, Stamp, is_below, is_mount, is_usable_name, readable, scan
 from daemon.intake.watcher import Watcher, watches_held
 from idiolect.errors import JobError
 
@@ -215,11 +215,11 @@ class Intake:
                 if is_usable_name(path):
                     found.setdefault(path, (folder, stamp))
                 else:
-                    found.setdefault(os.fsencode(path).decode(errors="backslashreplace"), (None, stamp))
+                    found.setdefault(readable(path), (None, stamp))
         self._folders_seen = sum(listing.folders for listing in listings)
         self._note_mounts(found, listings)
         closed = {at: why for listing in listings for at, why in listing.unreadable.items()}
-        self._problems = tuple(f"{at}: cannot be looked into: {why}" for at, why in closed.items())
+        self._problems = tuple(f"{readable(at)}: cannot be looked into: {why}" for at, why in closed.items())
         self._remarks = tuple(_remarks(listings))
         return found, listings
 
@@ -292,4 +292,4 @@ def _remarks(listings: Sequence[Listing]) -> Iterator[str]:
 
 
 def _some(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:_NAMED]) + (", …" if len(paths) > _NAMED else "")
+    return ", ".join(map(readable, paths[:_NAMED])) + (", …" if len(paths) > _NAMED else "")

@@ -82,7 +82,7 @@ def scan(folder: Path) -> Listing:
             path = _joined(at, name)
             if stat.S_ISDIR(status.st_mode):
                 pending.append((path, above, status.st_dev))
-                if status.st_dev != device:
+                if status.st_dev != device and is_usable_name(path):
                     listing.mounts.add(path)
             linked_folder = stat.S_ISLNK(status.st_mode) and os.path.isdir(path)  # noqa: PTH112
             if is_audio(name) or linked_folder:  # either is listed, so that the user hears of it
@@ -98,6 +98,11 @@ def is_usable_name(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def readable(path: str) -> str:
+    """A path as text that can be stored and shown: bytes that are not UTF-8 as escapes."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 class Settling:
@@ -158,4 +163,4 @@ def _texts_by_stem(found: Mapping[str, os.stat_result]) -> dict[str, str]:
 
 
 def _mark(name: str, status: os.stat_result) -> str:
-    return f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0" if stat.S_ISREG(status.st_mode) else ""
+    return f"{readable(name)}\0{status.st_size}\0{status.st_mtime_ns}\0" if stat.S_ISREG(status.st_mode) else ""
