@@ -166,7 +166,7 @@ class Daemon:
     async def _startup(self, closing: contextlib.AsyncExitStack) -> None:
         """Open every door; `closing` shuts them in reverse order, also where a later one does not open."""
         _log.info("starting, pid %d", os.getpid())
-        self._trainer = Trainer(self._rooms, self._pipeline, self._on_event)
+        self._trainer = Trainer(self._rooms, self._pipeline, self._on_event, self._lacking)
         if not self._config.recordings.folders:
             with contextlib.suppress(OSError):  # then it is missing, which `status` says
                 self._paths.recordings.mkdir(parents=True, exist_ok=True)
@@ -312,6 +312,11 @@ class Daemon:
             if missing := conditions.unmet(reading, self._config.conditions, running=True):
                 _log.info("the training pauses, waiting for %s", missing.what)
                 self._trainer.pause(missing.what)
+
+    def _lacking(self) -> str:
+        """Disk space, where it is too little for the settings; what the user asked for waits for nothing."""
+        short = conditions.short_of_disk(self._machine.free_disk_bytes(), self._config.conditions)
+        return short.what if short and not self._action.asked else ""
 
     async def _announce(self, notice: notices.Notice) -> None:
         self._note("notify", await notices.tell(notice, self._config.notify))

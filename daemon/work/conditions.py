@@ -47,15 +47,22 @@ def unmet(reading: Reading, settings: Conditions, *, running: bool) -> Unmet | N
         return Unmet("hours", f"the hours {_or(settings.hours)}")
     if reading.on_battery and not settings.on_battery:
         return Unmet("mains", "mains power")
-    if reading.free_disk_bytes < settings.min_free_disk_gb * GB * share:
-        free, need = reading.free_disk_bytes / GB, settings.min_free_disk_gb
-        return Unmet("disk", f"disk space: {free:.1f} of {need:g} GB are free")
+    if short := short_of_disk(reading.free_disk_bytes, settings, share):
+        return short
     if reading.free_memory_bytes < settings.min_free_memory_gb * GB * share:
         free, need = reading.free_memory_bytes / GB, settings.min_free_memory_gb
         return Unmet("memory", f"memory: {free:.1f} of {need:g} GB are available")
     if reading.gpu_user and not settings.shared_gpu:
         return Unmet("gpu", f"the GPU, which {reading.gpu_user} uses")
     return _load(reading, settings, running)
+
+
+def short_of_disk(free_bytes: int, settings: Conditions, share: float = 1.0) -> Unmet | None:
+    """Disk space as a condition; `share` of what the settings ask for does."""
+    need = settings.min_free_disk_gb
+    if free_bytes >= need * GB * share:
+        return None
+    return Unmet("disk", f"disk space: {free_bytes / GB:.1f} of {need:g} GB are free")
 
 
 def hold_back(action: Action, reading: Reading | None, settings: Conditions, now: float) -> Action:

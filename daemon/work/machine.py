@@ -46,10 +46,14 @@ class Machine:
             others_percent=load,
             calm_s=float("inf") if self._busy_at is None else now_s - self._busy_at,
             free_memory_bytes=psutil.virtual_memory().available,
-            free_disk_bytes=free_bytes(self._state),
+            free_disk_bytes=self.free_disk_bytes(),
             gpu_user=gpu_user(),
         )
         return self.reading
+
+    def free_disk_bytes(self) -> int:
+        """What is free on the disk now."""
+        return free_bytes(self._state)
 
     def _others_percent(self) -> float:
         before = self._before

@@ -22,9 +22,18 @@ _log = logging.getLogger("idiolect")
 
 
 class Trainer:
-    """Make one when the daemon starts: it looks after what a dead daemon left. `emit` hears "job" and "run"."""
+    """Make one when the daemon starts: it looks after what a dead daemon left. `emit` hears "job" and "run".
 
-    def __init__(self, rooms: Rooms, pipeline: Sequence[str], emit: Callable[[str, dict[str, Any]], None]) -> None:
+    `lacking` names what a job may have failed for, where there will be a wait for just that: then it goes on later.
+    """
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        pipeline: Sequence[str],
+        emit: Callable[[str, dict[str, Any]], None],
+        lacking: Callable[[], str] = lambda: "",
+    ) -> None:
         self.job: Job | None = None
         """The job that runs now."""
         self.waiting = False
@@ -32,6 +41,7 @@ class Trainer:
         self._rooms = rooms
         self._pipeline = pipeline
         self._emit = emit
+        self._lacking = lacking
         self._stopping = asyncio.Event()
         self._paused = ""
         self._farewell: asyncio.Task[None] | None = None
@@ -61,6 +71,8 @@ class Trainer:
         except (IdiolectError, OSError) as error:
             stopped = (self._stopping.is_set() or self._paused) and isinstance(error, JobError)
             reason = (stopped and self._paused) or " — ".join(str(error).splitlines())
+            if not stopped and (missing := self._lacking()):
+                stopped, reason = True, f"paused, waiting for {missing}; {reason}"
             self._rooms.library.update_run(run_id, state="interrupted" if stopped else "failed", reason=reason)
         run = self._rooms.library.run(run_id)
         _log.info("%s of tier %s: %s %s", run.id, run.tier, run.state, run.reason)

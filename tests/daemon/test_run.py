@@ -296,6 +296,22 @@ async def test_a_training_pauses_while_the_machine_is_needed_and_goes_on(
         await until(lambda: states(one) == ["published"])
 
 
+async def test_a_job_that_fills_the_disk_waits_for_space_and_is_not_held_to_have_failed(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.work.conditions.CHECK_EVERY_S", 0.1)
+    free = [1 << 60, 900_000_000]  # before the job and after it; then somebody makes room
+    monkeypatch.setattr("daemon.work.machine.free_bytes", lambda folder: free.pop(0) if len(free) > 1 else free[0])
+    record(paths, 0, 1)
+    async with living(daemon(paths, "fail", changed(conditions={"min_free_disk_gb": 2.0}))) as one:
+        await until(lambda: one.status()["next"]["waits_for"] == "disk")
+        (run,) = one.status()["runs"]
+        assert run["state"] == "interrupted"
+        assert run["reason"].startswith("paused, waiting for disk space: 0.9 of 2 GB are free; the disk is full")
+        free[0] = 1 << 60
+        await until(lambda: states(one) == ["failed"])
+
+
 async def test_a_run_that_the_daemon_dies_in_again_and_again_is_given_up(paths: Paths) -> None:
     record(paths, 0, 1)
     async with living(daemon(paths)) as one:

@@ -48,6 +48,18 @@ async def test_a_stopped_run_goes_on(rooms: Rooms) -> None:
     assert (again.id, again.state) == (stopped.id, "published")
 
 
+async def test_a_run_that_failed_for_want_of_disk_space_goes_on(rooms: Rooms) -> None:
+    lacking = ["disk space: 0.1 of 2 GB are free", ""]
+    trainer = Trainer(rooms, pipeline("fail"), lambda kind, data: None, lambda: lacking.pop(0))
+    run = await trainer.train("nano", None)
+    assert run is not None
+    assert (run.state, run.finished) == ("interrupted", None)
+    assert run.reason == "paused, waiting for disk space: 0.1 of 2 GB are free; the disk is full — make room"
+    again = await trainer.train("nano", run.id)  # and now for another reason
+    assert again is not None
+    assert (again.id, again.state) == (run.id, "failed")
+
+
 async def test_a_finished_job_is_not_repeated_for_its_publication(rooms: Rooms) -> None:
     trainer = Trainer(rooms, pipeline("good"), lambda kind, data: None)
     await trainer.train("nano", None)
