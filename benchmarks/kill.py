@@ -63,8 +63,10 @@ SMALL = """
 import sys
 from daemon.config import load
 from daemon import run
+from daemon.intake import intake
 from daemon.paths import Paths
-run.TROUBLE_PAUSE_S = 2.0
+run.TROUBLE_PAUSE_S = 1.0
+intake.POLL_S = 0.5
 paths = Paths.at(None)
 run.Daemon(paths, load(paths.config_file), pipeline=(sys.executable, "-m", "tests.daemon.small_job", "phased")).run()
 """
@@ -382,7 +384,7 @@ def _without_disk(trial: Trial, phase: str, disk: Disk) -> list[str]:
         found += [] if told else ["status did not name the disk"]
         found += [] if _goes_on(trial, published) else ["nothing was published after the disk was back"]
     printed = output_file(trial.paths).read_text()
-    found += [f"on the terminal: {printed[at - 200 : at + 2000]}"] if (at := printed.find("Traceback")) >= 0 else []
+    found += [f"on the terminal: {printed[at : at + 3000]}"] if (at := printed.find("Traceback")) >= 0 else []
     return [*found, *broken(trial)]
 
 
@@ -444,7 +446,7 @@ def _goes_on(trial: Trial, published: int) -> bool:
                 return True
             if not status["job"]:
                 ask(trial.paths, "train")
-        time.sleep(1)
+        time.sleep(5 * POLL_S)
     return False
 
 

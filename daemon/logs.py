@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import sys
 from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -41,7 +42,7 @@ def one_line(text: str) -> str:
 @contextlib.contextmanager
 def kept_in(path: Path) -> Iterator[None]:
     """While the block runs, what is logged goes to `path` (0600) and, when that is full, to at most BACKUPS more."""
-    handler = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
+    handler = _Handler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
     path.chmod(0o600)
     handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
@@ -51,4 +52,18 @@ def kept_in(path: Path) -> Iterator[None]:
         yield
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
+
+
+class _Handler(RotatingFileHandler):
+    """What a full disk does not take is lost: `status` tells of the disk, and a terminal is no place for tracebacks."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+            return
+        stream, self.stream = self.stream, None  # opened anew by the next record, without what could not be written
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,19 @@ def test_it_never_takes_more_than_three_megabytes(tmp_path: Path) -> None:
     files = list(tmp_path.iterdir())
     assert len(files) == 1 + logs.BACKUPS
     assert sum(file.stat().st_size for file in files) <= (1 + logs.BACKUPS) * logs.MAX_BYTES
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_loses_lines_and_says_nothing_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = logging.getLogger("idiolect")
+    with logs.kept_in(tmp_path / "daemon.log"):
+        log.info("before")
+        (handler,) = (each for each in logging.getLogger().handlers if isinstance(each, RotatingFileHandler))
+        handler.stream.close()
+        handler.stream = Path("/dev/full").open("w")
+        log.info("lost")
+        log.info("after")
+    assert [line.rpartition(" ")[2] for line in _lines(tmp_path / "daemon.log")] == ["before", "after"]
+    assert capsys.readouterr().err == ""
