@@ -4,8 +4,8 @@
 that the resident process itself does.
 
 Each round starts the real daemon with nano on a home of its own, brings a new recording, takes an old one away, waits
-for a random phase (watch, train, export, publish, pull), and a random moment later kills -9 the daemon, half of the
-time its job with it. Then the home must keep every promise of `broken`. Exit status 1 when one does not.
+for a phase (watch, train, export, publish, pull: in random order), and a random moment later kills -9 the daemon, half
+of the time its job with it. Then the home must keep every promise of `broken`. Exit status 1 when one does not.
 
 `python -m benchmarks.kill full` does the same to a home on a small file system of its own that is filled up, made
 read-only under the running daemon, and started from read-only (Linux, in a user namespace). `status` must name the
@@ -158,9 +158,10 @@ def kill_rounds(
 ) -> Iterator[list[str]]:
     """The broken promises of each round."""
     trial = Trial.begin(folder, seed, small=small)
-    began_s = time.monotonic()
+    began_s, phases = time.monotonic(), list[str]()
     for number in range(1, rounds + 1):
-        phase = trial.chance.choice(PHASES)
+        phases = phases or trial.chance.sample(PHASES, len(PHASES))  # each once in so many rounds
+        phase = phases.pop()
         found = [*one_round(trial, phase), *broken(trial)]
         said = "; ".join(found) or "clean"
         states = Counter(run["state"] for run in _runs(trial.paths))

@@ -65,7 +65,7 @@ def test_a_full_disk_loses_lines_and_says_nothing_on_the_terminal(
         log.info("before")
         (handler,) = (each for each in logging.getLogger().handlers if isinstance(each, RotatingFileHandler))
         handler.stream.close()
-        handler.stream = Path("/dev/full").open("w")
+        handler.stream = Path("/dev/full").open("w")  # noqa: SIM115
         log.info("lost")
         log.info("after")
     assert [line.rpartition(" ")[2] for line in _lines(tmp_path / "daemon.log")] == ["before", "after"]
