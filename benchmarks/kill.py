@@ -415,8 +415,8 @@ def full_disk(home: Path) -> Iterator[Callable[[], object]]:
 @contextlib.contextmanager
 def read_only_disk(home: Path) -> Iterator[Callable[[], object]]:
     """The home is mounted over itself, read-only: what is open stays so, as the kernel refuses to take that away."""
-    for command in (["mount", "--bind", home, home], ["mount", "-o", "remount,bind,ro", home]):
-        subprocess.run(command, check=True)
+    subprocess.run(["mount", "--bind", home, home], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", home], check=True)
     try:
         yield lambda: None
     finally:

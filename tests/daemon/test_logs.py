@@ -64,6 +64,7 @@ def test_a_full_disk_loses_lines_and_says_nothing_on_the_terminal(
     with logs.kept_in(tmp_path / "daemon.log"):
         log.info("before")
         (handler,) = (each for each in logging.getLogger().handlers if isinstance(each, RotatingFileHandler))
+        assert handler.stream is not None
         handler.stream.close()
         handler.stream = Path("/dev/full").open("w")  # noqa: SIM115
         log.info("lost")

@@ -148,8 +148,8 @@ async def test_every_bad_file_has_its_reason_and_the_rest_goes_on(house: House) 
     (house.folder / "folder.wav").mkdir()
     (house.folder / "link.wav").symlink_to("/dev/zero")
     (house.folder / "elsewhere").symlink_to("/")
-    for name in (b"caf\xe9.wav", b"caf\xe9.txt", b"caf\xe9.sync-conflict-20260101-120000-ABCDEFG.wav"):
-        os.close(os.open(os.path.join(os.fsencode(house.folder), name), os.O_CREAT, 0o600))  # noqa: PTH118
+    for latin in (b"caf\xe9.wav", b"caf\xe9.txt", b"caf\xe9.sync-conflict-20260101-120000-ABCDEFG.wav"):
+        os.close(os.open(os.path.join(os.fsencode(house.folder), latin), os.O_CREAT, 0o600))  # noqa: PTH118
 
     before = {path: path.lstat().st_mtime_ns for path in house.folder.rglob("*")}
     await house.intake.rescan()
