@@ -155,7 +155,8 @@ def train(
         outcome = each.outcome
         if each.evaluations:
             show_evaluations([evaluation.summary() for evaluation in each.evaluations])
-        figures = f"{outcome.clips} clips, {outcome.steps} steps, {outcome.train_s:.0f} s"
+        left_out = f" ({len(each.left_out)} left out)" if each.left_out else ""
+        figures = f"{outcome.clips} clips{left_out}, {outcome.steps} steps, {outcome.train_s:.0f} s"
         out.print(f"\n{outcome.checkpoint}: {figures}", markup=False)
         out.print(f"next: idiolect export {outcome.checkpoint} --profile android-futo", markup=False)
 
@@ -255,7 +256,13 @@ def _model_names(models: str) -> list[str]:
 def _training_summary(trained: Trained) -> dict[str, Any]:
     outcome = trained.outcome
     results = [evaluation.summary() for evaluation in trained.evaluations]
-    return {"output": str(outcome.checkpoint), "clips": outcome.clips, "steps": outcome.steps, "results": results}
+    return {
+        "output": str(outcome.checkpoint),
+        "clips": outcome.clips,
+        "left_out": trained.left_out,
+        "steps": outcome.steps,
+        "results": results,
+    }
 
 
 def _refuse_with_now(context: typer.Context) -> None:

@@ -39,9 +39,18 @@ def load_model(folder: Path) -> tuple[WhisperForConditionalGeneration, Any]:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model = WhisperForConditionalGeneration.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
+        model, loading = WhisperForConditionalGeneration.from_pretrained(
+            folder,
+            local_files_only=True,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
+        if lacking := sorted(loading["missing_keys"]):  # transformers would draw them at random
+            raise ValueError(f"{len(lacking)} tensors are missing, such as {lacking[0]}")
+        for name, parameter in model.named_parameters():
+            if not parameter.isfinite().all():
+                raise ValueError(f"{name} holds values that are not numbers")
         # from tokenizer.json, which every folder has, even where the configuration asks for the slow way
         tokenizer = WhisperTokenizerFast.from_pretrained(folder, local_files_only=True, from_slow=False)
         special_tokens(model.config.vocab_size)
@@ -112,20 +121,10 @@ class CheckpointTranscriber:
 
         Raises UsageError for a model of English alone.
         """
-        import torch
-
-        from training.features import stack
-
         if not self._special.multilingual:
             raise UsageError(f"{self.name} knows only English", "name a multilingual model, such as tiny")
-        first = self._special.language(LANGUAGES[0])
-        with torch.inference_mode():
-            pcm = pcm[: MAX_POSITIONS * 2 * RATE_HZ // 100]
-            features = stack([self._log_mel(pcm)], MAX_POSITIONS).to(self._device)
-            hidden = encode(self._model, features)
-            start = torch.tensor([[self._special.sot]], device=self._device)
-            out = self._model.model.decoder(input_ids=start, encoder_hidden_states=hidden).last_hidden_state[0, -1]
-            likely = self._model.proj_out(out)[first : first + self._special.n_languages].softmax(-1)
+        pcm = pcm[: MAX_POSITIONS * 2 * RATE_HZ // 100]
+        likely = language_probabilities(self._model, self._log_mel(pcm))
         best = int(likely.argmax())
         return LANGUAGES[best], float(likely[best])
 
@@ -151,6 +150,22 @@ class CheckpointTranscriber:
             features = stack([self._log_mel(pcm) for pcm in clips], positions).to(self._device)
             tokens = greedy(self._model, encode(self._model, features), prompt, self._special.eot, options.timestamps)
         return [self._tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
+
+
+def language_probabilities(model: WhisperForConditionalGeneration, mel: torch.Tensor) -> torch.Tensor:
+    """How likely each of LANGUAGES is (n_languages,), by a multilingual model's first step on (n_mels, frames)."""
+    import torch
+
+    from training.features import stack
+
+    special = special_tokens(model.config.vocab_size)
+    first = special.language(LANGUAGES[0])
+    with torch.inference_mode():
+        hidden = encode(model, stack([mel], MAX_POSITIONS).to(model.device))
+        start = torch.tensor([[special.sot]], device=model.device)
+        out = model.model.decoder(input_ids=start, encoder_hidden_states=hidden).last_hidden_state[0, -1]
+        likely: torch.Tensor = model.proj_out(out)[first : first + special.n_languages].softmax(-1)
+    return likely
 
 
 def greedy(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from idiolect.child import Reporter
-from idiolect.transcriber import DecodingOptions, Transcriber
+from idiolect.transcriber import DecodingOptions, Transcriber, Transcription
 from training import scoring
 
 if TYPE_CHECKING:
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationClip:
-    """A clip to be scored on: 1-D float32 PCM at 16 kHz and what was really said."""
+    """A clip to be scored on: 1-D float32 PCM at 16 kHz, what was really said, and in which language.
+
+    No language: that of the options.
+    """
 
     name: str
     pcm: Pcm
     text: str
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,7 @@ def evaluate(
     reporter: Reporter | None = None,
 ) -> Evaluation:
     """Transcribe every clip and score it. Raises RuntimeFailed, and JobStopped when asked to stop."""
-    reporter = reporter or Reporter()
-    answers = []
-    for answer in transcriber.transcribe_many([clip.pcm for clip in clips], options):
-        reporter.check_stop()
-        answers.append(answer)
-        reporter.progress(len(answers), len(clips), "clips")
+    answers = _answers(transcriber, clips, options, reporter or Reporter())
     references = tuple(clip.text for clip in clips)
     hypotheses = tuple(answer.text for answer in answers)
     rates = scoring.error_rates(references, hypotheses)
@@ -109,3 +108,19 @@ def wer_difference(one: Evaluation, other: Evaluation, kept: Sequence[int] | Non
     return scoring.paired_bootstrap(
         [one.errors[i] for i in indices], [other.errors[i] for i in indices], [one.clip_words[i] for i in indices]
     )
+
+
+def _answers(
+    transcriber: Transcriber, clips: Sequence[EvaluationClip], options: DecodingOptions, reporter: Reporter
+) -> list[Transcription]:
+    """What was heard in each clip, asked for language by language."""
+    answers: dict[int, Transcription] = {}
+    spoken = [clip.language or options.language for clip in clips]
+    for language in dict.fromkeys(spoken):
+        places = [place for place, each in enumerate(spoken) if each == language]
+        heard = transcriber.transcribe_many([clips[place].pcm for place in places], replace(options, language=language))
+        for place, answer in zip(places, heard, strict=True):
+            reporter.check_stop()
+            answers[place] = answer
+            reporter.progress(len(answers), len(clips), "clips")
+    return [answers[place] for place in range(len(clips))]

@@ -11,6 +11,7 @@ from idiolect.errors import DatasetError
 from idiolect.whisper import MAX_S, MAX_SAMPLES, MAX_TEXT_POSITIONS, RATE_HZ, SpecialTokens
 from training.features import LogMel, stretch, true_positions
 from training.mel_cache import MelCache
+from training.quality import INAUDIBLE_DBFS
 from training.split import text_key
 
 if TYPE_CHECKING:
@@ -66,21 +67,25 @@ class ExampleMaker:
         import numpy as np
 
         if len(pcm) > MAX_SAMPLES:
-            raise DatasetError(f"{len(pcm) / RATE_HZ:.1f} s long, at most 30 s fit")
+            raise DatasetError(f"{len(pcm) / RATE_HZ:.1f} s long, at most 30 s fit", "cut it, or write cues in an .srt")
         if not np.isfinite(pcm).all():
-            raise DatasetError("the audio holds values that are not numbers")
-        if not pcm.any():
-            raise DatasetError("the audio is silent")
+            raise DatasetError("the audio holds values that are not numbers", "record or convert it again")
+        if not np.abs(pcm).max(initial=0.0) > 10 ** (INAUDIBLE_DBFS / 20):
+            raise DatasetError("the audio is silent", "record it again; is the microphone on?")
         try:
             self._special.language(language)
         except KeyError:
-            raise DatasetError(f"Whisper has no language {language!r}") from None
+            raise DatasetError(f"this Whisper has no language {language!r}", "use a code like en, de, he") from None
         if language != "en" and not self._special.multilingual:
-            raise DatasetError(f"this model knows English alone, and the language is {language!r}")
+            raise DatasetError(
+                f"this model knows English alone, and the language is {language!r}", "take one without .en"
+            )
         tokens = tuple(self._tokenizer(" " + text.strip(), add_special_tokens=False).input_ids)
         room = MAX_TEXT_POSITIONS - 6  # prompt, two timestamps, end of text
         if not 0 < len(tokens) <= room:
-            raise DatasetError(f"the text makes {len(tokens)} tokens, 1 to {room} fit")
+            raise DatasetError(
+                f"the text makes {len(tokens)} tokens, 1 to {room} fit", "cut text and recording into shorter ones"
+            )
         mel = self._cache.get(pcm, self._log_mel) if self._cache else self._log_mel(pcm).half()
         speech_end_s = _speech_end_s(mel.float())
         return Example(

@@ -66,6 +66,7 @@ def finetune(
     one clip, and for too little disk space.
     """
     from training.saved_folder import save_checkpoint
+    from training.spoken import doubts
 
     reporter = reporter or Reporter()
     model, tokenizer = load_model(base)
@@ -76,8 +77,8 @@ def finetune(
             f"none of {len(sources)} clips can be trained on",
             skipped[0] if skipped else "add recordings with transcripts",
         )
-    for line in skipped:
-        reporter.warning(f"left out {line}")
+    for line in (*(f"left out {line}" for line in skipped), *doubts(model, train)):
+        reporter.warning(line)
     settings = defaults_for(settings, model.config.d_model, len(train))
     models = [model]
     del model
@@ -162,7 +163,7 @@ def _examples(
         try:
             (select if source.select else train).append(make(source.name, source.pcm, source.text, source.language))
         except DatasetError as error:
-            skipped.append(f"{source.name}: {error.message}")
+            skipped.append(": ".join(filter(None, (source.name, error.message, error.hint))))
         reporter.progress(done + 1, len(sources), "clips")
     if cache:
         cache.trim()

@@ -10,7 +10,9 @@ from typing import Any
 from idiolect.errors import require
 from training import ctc, rows
 
-RATE_X = 10.0  # of the learning rate: adapters begin as nothing and are few
+# Of the learning rate: adapters begin as nothing and are few. nano's loss after the same 20 steps at 3e-4: 2.2 with
+# all weights; with adapters 3.8 (×1), 2.4 (×3), 1.2 (×10), 0.9 (×30), and at ×100 it jumps up before it falls.
+RATE_X = 10.0
 TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 _MARK = ".lora_"
 

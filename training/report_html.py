@@ -67,13 +67,11 @@ def report(comparison: Comparison, learning_curve: Sequence[Line] = (), releases
         *_worst(comparison),
     ]
     if learning_curve:
-        parts += ["<h2>What more recordings bring</h2>", lines("WER by clips learnt from", learning_curve)]
+        parts += ["<h2>What more recordings bring</h2>", lines("WER by recordings learnt from", learning_curve)]
     if releases:
-        parts += [
-            "<h2>Over the releases</h2>",
-            lines("WER over the releases", releases),
-            note("Each was measured on the recordings held out at its time."),
-        ]
+        parts += ["<h2>Over the releases</h2>", lines("WER over the releases", releases)]
+    if learning_curve or releases:
+        parts.append(note("Each release was measured on the recordings held out at its time."))
     return page("idiolect: evaluation", parts)
 
 

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from idiolect.child import Reporter
-from idiolect.errors import AudioError, IdiolectError, UsageError
+from idiolect.errors import AudioError, DatasetError, IdiolectError, UsageError
 from idiolect.transcriber import DecodingOptions, Transcriber, Transcription
 from training import base_models
 
@@ -21,15 +21,20 @@ if TYPE_CHECKING:
     from training.finetune import Outcome, Settings, Source
 
 MELS = "mels"  # in the cache: log-mel features
+VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training by hand: what came of it, and the scores of stock and tuned model on held-out clips."""
+    """A finished training by hand: what came of it, and the scores of stock and tuned model on held-out clips.
+
+    `left_out` lists the recordings that could not be used, each "file: reason".
+    """
 
     model: str
     outcome: Outcome
     evaluations: tuple[Evaluation, ...]
+    left_out: tuple[str, ...]
 
 
 def open_model(reference: str, cache: Path, threads: int = 0) -> Transcriber:
@@ -69,19 +74,23 @@ def train(
     places = output_folders(models, out)
     bases = [base_models.resolve(model, cache) for model in models]
     reporter.stage("prepare")
-    sides = _sides(_read(train_data, reporter))
-    held_out = _read(validation_data, reporter) if validation_data else sides["held-out"]
+    left_out = _LeftOut(reporter)
+    sides = _sides(_read(train_data, left_out))
+    if not validation_data and (train_data / VALIDATION).is_dir() and not any(clip.side for clip in sides["held-out"]):
+        told = "holds no recording with its text: a fifth of the others is held out instead"
+        reporter.warning(f"{train_data / VALIDATION} {told}")
+    held_out = _read(validation_data, left_out) if validation_data else sides["held-out"]
     sources = [
         Source(clip.path.name, pcm, clip.text, clip.language or language, side == "select")
         for side in ("train", "select")
-        for clip, pcm in _decoded(sides[side], reporter)
+        for clip, pcm in _decoded(sides[side], reporter, left_out)
     ]
-    judged = _evaluation_clips(held_out, reporter) if is_main() else []
-    if not judged and is_main():
-        reporter.warning("no held-out clips: the new model is not measured")
+    judged = _evaluation_clips(held_out, reporter, left_out) if is_main() else []
+    if is_main():
+        _warn_of_few(judged, reporter)
     options = DecodingOptions(language)
     return [
-        _taught(model, base, sources, place, settings, judged, options, cache, reporter)
+        _taught(model, base, sources, place, settings, judged, options, cache, reporter, left_out.found)
         for model, base, place in zip(models, bases, places, strict=True)
     ]
 
@@ -100,10 +109,16 @@ def output_folders(models: Sequence[str], out: Path) -> list[Path]:
 
 def evaluation_clips(folder: Path, reporter: Reporter) -> list[EvaluationClip]:
     """What `folder` holds to score on: the clips of its validation/ where it has one, else all. Raises DatasetError."""
-    clips = _read(folder, reporter)
-    if (folder / "validation").is_dir():
+    left_out = _LeftOut(reporter)
+    clips = _read(folder, left_out)
+    if (folder / VALIDATION).is_dir():
         clips = [clip for clip in clips if clip.side == "held-out"]
-    return _evaluation_clips(clips, reporter)
+        if not clips:
+            raise DatasetError(
+                f"{folder / VALIDATION}: no recording with its text",
+                "put some in it, or take the folder away to score on all",
+            )
+    return _evaluation_clips(clips, reporter, left_out)
 
 
 def transcribe(
@@ -181,6 +196,7 @@ def _taught(
     options: DecodingOptions,
     cache: Path,
     reporter: Reporter,
+    left_out: Sequence[str],
 ) -> Trained:
     from training.finetune import finetune
     from training.model_card import Card, write_card
@@ -188,8 +204,9 @@ def _taught(
 
     reporter.stage(f"train {model}")
     outcome = finetune(base, sources, place, settings, reporter, cache / MELS)
+    left_out = (*left_out, *outcome.skipped)
     if not is_main():
-        return Trained(model, outcome, ())
+        return Trained(model, outcome, (), left_out)
     card = Card(
         base=base_models.hub_id(model) or Path(model).name,
         license=base_models.license_of(model),
@@ -200,10 +217,10 @@ def _taught(
     )
     write_card(place, card)  # before the scores too: they take long, and may be stopped
     if not judged:
-        return Trained(model, outcome, ())
+        return Trained(model, outcome, (), left_out)
     stock, tuned = _scored([model, str(place)], judged, options, cache, reporter)
     write_card(place, replace(card, wer_stock=stock.wer, wer_tuned=tuned.wer, held_out_clips=tuned.clips))
-    return Trained(model, outcome, (stock, tuned))
+    return Trained(model, outcome, (stock, tuned), left_out)
 
 
 def _scored(
@@ -221,10 +238,35 @@ def _scored(
             transcriber.close()
 
 
-def _read(folder: Path, reporter: Reporter) -> list[Clip]:
+class _LeftOut:
+    """Recordings that cannot be used: told as they are found, and kept for the count."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.found: list[str] = []
+        self._reporter = reporter
+
+    def __call__(self, path: Path, reason: str) -> None:
+        self.found.append(f"{path.name}: {reason}")
+        self._reporter.warning(f"left out {self.found[-1]}")
+
+
+def _warn_of_few(judged: Sequence[EvaluationClip], reporter: Reporter) -> None:
+    from training.split import MIN_JUDGED_CLIPS, MIN_JUDGED_WORDS, is_judgeable
+
+    words = sum(len(clip.text.split()) for clip in judged)
+    if not judged:
+        reporter.warning("no held-out clips: the new model is not measured; name some recordings by --val-data")
+    elif not is_judgeable(len(judged), words):
+        reporter.warning(
+            f"{len(judged)} held-out clips with {words} words are too few to judge by "
+            f"(at least {MIN_JUDGED_CLIPS} and {MIN_JUDGED_WORDS}): name more by --val-data"
+        )
+
+
+def _read(folder: Path, left_out: _LeftOut) -> list[Clip]:
     from training.clips import read_folder
 
-    return read_folder(folder, lambda path, reason: reporter.warning(f"left out {path.name}: {reason}"))
+    return read_folder(folder, left_out)
 
 
 def _sides(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
@@ -238,7 +280,7 @@ def _sides(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
     return sides
 
 
-def _decoded(clips: Sequence[Clip], reporter: Reporter) -> Iterator[tuple[Clip, Any]]:
+def _decoded(clips: Sequence[Clip], reporter: Reporter, left_out: _LeftOut) -> Iterator[tuple[Clip, Any]]:
     from training.audio import decode
 
     for done, clip in enumerate(clips):
@@ -246,12 +288,14 @@ def _decoded(clips: Sequence[Clip], reporter: Reporter) -> Iterator[tuple[Clip, 
         try:
             yield clip, decode(clip.path, clip.start_s, clip.end_s)
         except (AudioError, OSError) as error:
-            message = error.message if isinstance(error, IdiolectError) else str(error)
-            reporter.warning(f"left out {clip.path.name}: {message}")
+            left_out(clip.path, error.message if isinstance(error, IdiolectError) else str(error))
         reporter.progress(done + 1, len(clips), "clips")
 
 
-def _evaluation_clips(clips: Sequence[Clip], reporter: Reporter) -> list[EvaluationClip]:
+def _evaluation_clips(clips: Sequence[Clip], reporter: Reporter, left_out: _LeftOut) -> list[EvaluationClip]:
     from training.evaluate import EvaluationClip
 
-    return [EvaluationClip(clip.path.name, pcm, clip.text) for clip, pcm in _decoded(clips, reporter)]
+    return [
+        EvaluationClip(clip.path.name, pcm, clip.text, clip.language or "")
+        for clip, pcm in _decoded(clips, reporter, left_out)
+    ]

@@ -134,7 +134,8 @@ def write_report(path: Path, comparison: Comparison, store: Path) -> None:
     from training.report_html import report
 
     manifest = ReleaseStore(store).manifest
-    write_page(path, report(comparison, releases=release_lines(manifest.releases if manifest else [])))
+    releases = manifest.releases if manifest else []
+    write_page(path, report(comparison, curve_lines(releases), release_lines(releases)))
 
 
 def write_page(path: Path, html: str) -> None:
@@ -154,6 +155,19 @@ def release_lines(releases: Sequence[Release]) -> list[Line]:
         own = sorted((release for release in releases if release.tier == tier), key=lambda release: release.number)
         rows.append(Line(f"{tier}, tuned", tuple(Point(release.id, release.eval.wer_tuned) for release in own)))
         rows.append(Line(f"{tier}, stock", tuple(Point(release.id, release.eval.wer_stock) for release in own)))
+    return rows
+
+
+def curve_lines(releases: Sequence[Release]) -> list[Line]:
+    """WER by recordings learnt from, a line for each tier, from the stock model's on; the last release of a number."""
+    from training.svg import Line, Point
+
+    rows = []
+    for tier in dict.fromkeys(release.tier for release in releases):
+        own = sorted((release for release in releases if release.tier == tier), key=lambda release: release.number)
+        learnt = {release.train.recordings: release.eval.wer_tuned for release in own}
+        points = [Point("0", own[-1].eval.wer_stock), *(Point(str(count), learnt[count]) for count in sorted(learnt))]
+        rows.append(Line(tier, tuple(points)))
     return rows
 
 

@@ -86,7 +86,10 @@ class _Pipeline:
 
         self.reporter.stage("read held-out recordings")
         judged, pcms = self._load([clip for clip in self.spec.clips if clip.side == "held-out"])
-        clips = [EvaluationClip(clip.path.name, pcm, clip.text) for clip, pcm in zip(judged, pcms, strict=True)]
+        clips = [
+            EvaluationClip(clip.path.name, pcm, clip.text, clip.language)
+            for clip, pcm in zip(judged, pcms, strict=True)
+        ]
         self.reporter.stage("score the stock model")
         stock = self._evaluate("stock", self.base, clips)
         published = self.spec.published if self.spec.published and self.spec.published.checkpoint.is_dir() else None

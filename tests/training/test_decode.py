@@ -67,3 +67,18 @@ def test_a_damaged_checkpoint_is_refused_by_folder(nano: Path, tmp_path: Path) -
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(CheckpointError, match=str(folder)):
         load_model(folder)
+
+
+def test_a_checkpoint_that_lacks_a_tensor_or_holds_none_is_no_model(nano: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(nano, tmp_path / "model")
+    whole = load_file(folder / "model.safetensors")
+    name = "model.encoder.layers.1.fc1.weight"
+    save_file({k: v for k, v in whole.items() if k != name}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"1 tensors are missing, such as {name}"):
+        load_model(folder)
+    save_file({**whole, name: torch.full_like(whole[name], torch.nan)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"{name} holds values that are not numbers"):
+        load_model(folder)

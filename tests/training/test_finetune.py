@@ -88,7 +88,7 @@ def test_a_clip_that_cannot_teach_is_left_out_and_counted(nano: Path, sources: l
     messages: list[Message] = []
     settings = Settings(max_steps=1, epochs=1, batch_size=4, full_share=0.0)
     outcome = finetune(nano, [*sources, bad], tmp_path / "me", settings, CallbackReporter(messages.append))
-    assert outcome.skipped == ("bad.wav: the audio holds values that are not numbers",)
+    assert outcome.skipped == ("bad.wav: the audio holds values that are not numbers: record or convert it again",)
     assert any("bad.wav" in message.data.get("message", "") for message in messages if message.kind == "warning")
     with pytest.raises(DatasetError, match="none of 1 clips"):
         finetune(nano, [bad], tmp_path / "other", settings)

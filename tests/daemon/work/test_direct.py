@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.work import direct
-from idiolect.child import Reporter
-from idiolect.errors import UsageError
+from idiolect.child import CallbackReporter, Reporter
+from idiolect.errors import DatasetError, UsageError
 from idiolect.whisper import RATE_HZ
+from tests.training.samples import write_wav
 from training.finetune import Settings
 
 
@@ -69,6 +70,9 @@ def test_two_models_share_the_features(nano: Path, voices: Path, tmp_path: Path)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(voices / "human" / row["file_name"], folder / f"{index}.ogg")
         (folder / f"{index}.txt").write_text(row["text"])
+    write_wav(tmp_path / "data" / "train" / "silent.wav", np.zeros(RATE_HZ, np.float32))
+    (tmp_path / "data" / "train" / "silent.txt").write_text("nothing at all")
+    heard: list[str] = []
     twin = shutil.copytree(nano, tmp_path / "twin")
     trained = direct.train(
         ["nano", str(twin)],
@@ -78,10 +82,35 @@ def test_two_models_share_the_features(nano: Path, voices: Path, tmp_path: Path)
         Settings(max_steps=1, epochs=1, batch_size=4, full_share=0.0, threads=1),
         "en",
         tmp_path / "cache",
-        Reporter(),
+        CallbackReporter(lambda message: heard.append(message.data.get("message", ""))),
     )
+    assert [each.left_out for each in trained] == [
+        ("silent.wav: the audio is silent: record it again; is the microphone on?",)
+    ] * 2
+    assert any(line.startswith("2 held-out clips with") and "too few to judge" in line for line in heard)
     assert [each.outcome.checkpoint for each in trained] == [tmp_path / "me" / "nano", tmp_path / "me" / "twin"]
     assert len(list((tmp_path / "cache" / direct.MELS).glob("*/*.mel"))) == trained[0].outcome.clips == 4
     card = (tmp_path / "me" / "nano" / "README.md").read_text()
     assert "license: cc-by-sa-4.0" in card
     assert f"{trained[0].evaluations[1].wer:.1%}" in card
+
+
+@pytest.mark.torch
+def test_what_cannot_be_used_is_named_and_counted(nano: Path, tmp_path: Path) -> None:
+    data, heard = tmp_path / "data", list[str]()
+    (data / "validation").mkdir(parents=True)
+    for name, pcm in {"silent": np.zeros(RATE_HZ, np.float32), "other": np.zeros(2 * RATE_HZ, np.float32)}.items():
+        write_wav(data / f"{name}.wav", pcm)
+        (data / f"{name}.txt").write_text(f"call {name}")
+    (data / "torn.wav").write_bytes(b"no audio")
+    (data / "torn.txt").write_text("call the office")
+    reporter = CallbackReporter(lambda message: heard.append(message.data.get("message", "")))
+    settings = Settings(max_steps=1)
+    with pytest.raises(DatasetError, match="none of 2 clips") as caught:
+        direct.train(["nano"], data, None, tmp_path / "me", settings, "en", tmp_path / "cache", reporter)
+    assert caught.value.hint.startswith("other.wav: the audio is silent: record it again")
+    told = "\n".join(heard)
+    assert "validation holds no recording with its text: a fifth of the others is held out" in told
+    assert "left out torn.wav" in told
+    with pytest.raises(DatasetError, match="validation: no recording with its text"):
+        direct.evaluation_clips(data, reporter)

@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 from daemon.work import evaluation
-from daemon.work.evaluation import Request, check_writable, evaluate, facts_of, missing_rivals, release_lines
+from daemon.work.evaluation import (
+    Request,
+    check_writable,
+    curve_lines,
+    evaluate,
+    facts_of,
+    missing_rivals,
+    release_lines,
+)
 from idiolect.child import CallbackReporter, Reporter
 from idiolect.errors import DatasetError, IdiolectError, UsageError
 from idiolect.transcriber import DecodingOptions
@@ -162,7 +170,12 @@ def test_releases_make_two_lines_a_tier(tmp_path: Path) -> None:
     tuned, stock = release_lines(store.manifest.releases)
     assert [point.tick for point in tuned.points] == ["r-0001", "r-0002"]
     assert tuned.label.endswith("tuned")
-    assert stock.points[0].rate == store.manifest.releases[0].eval.wer_stock
+    first, second = store.manifest.releases
+    assert stock.points[0].rate == first.eval.wer_stock
+    more = second.model_copy(update={"train": second.train.model_copy(update={"recordings": 900})})
+    (curve,) = curve_lines([more, first])
+    assert [point.tick for point in curve.points] == ["0", str(first.train.recordings), "900"]
+    assert [point.rate for point in curve.points[1:]] == [first.eval.wer_tuned, second.eval.wer_tuned]
 
 
 @pytest.mark.torch
