@@ -133,7 +133,10 @@ def _blocks(path: Path, file: BinaryIO, max_s: float) -> Generator[Pcm]:
                 if samples > max_s * RATE_HZ:
                     raise _too_long(path, max_s)
                 if not np.isfinite(block).all():
-                    raise AudioError(f"{path}: holds samples that are not numbers (at {_clock(reached_s)})")
+                    raise AudioError(
+                        f"{path}: holds samples that are not numbers (at {_clock(reached_s)})",
+                        "record or convert it again",
+                    )
                 yield block.clip(-1.0, 1.0)
     except (av.FFmpegError, ValueError) as error:
         if declared_s is None and not samples:

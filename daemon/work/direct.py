@@ -201,6 +201,7 @@ def _taught(
     from training.finetune import finetune
     from training.model_card import Card, write_card
     from training.processes import is_main
+    from training.trained_on import write_trained_on
 
     reporter.stage(f"train {model}")
     outcome = finetune(base, sources, place, settings, reporter, cache / MELS)
@@ -215,6 +216,7 @@ def _taught(
         audio_s=outcome.audio_s,
         steps=outcome.steps,
     )
+    write_trained_on(place, (source.pcm for source in sources))
     write_card(place, card)  # before the scores too: they take long, and may be stopped
     if not judged:
         return Trained(model, outcome, (), left_out)
@@ -258,7 +260,7 @@ def _warn_of_few(judged: Sequence[EvaluationClip], reporter: Reporter) -> None:
         reporter.warning("no held-out clips: the new model is not measured; name some recordings by --val-data")
     elif not is_judgeable(len(judged), words):
         reporter.warning(
-            f"{len(judged)} held-out clips with {words} words are too few to judge by "
+            f"held-out clips: {len(judged)}, with {words} words, are too few to judge by "
             f"(at least {MIN_JUDGED_CLIPS} and {MIN_JUDGED_WORDS}): name more by --val-data"
         )
 
@@ -288,7 +290,8 @@ def _decoded(clips: Sequence[Clip], reporter: Reporter, left_out: _LeftOut) -> I
         try:
             yield clip, decode(clip.path, clip.start_s, clip.end_s)
         except (AudioError, OSError) as error:
-            left_out(clip.path, error.message if isinstance(error, IdiolectError) else str(error))
+            said = (error.message, error.hint) if isinstance(error, IdiolectError) else (str(error),)
+            left_out(clip.path, ": ".join(filter(None, said)))
         reporter.progress(done + 1, len(clips), "clips")
 
 

@@ -43,7 +43,8 @@ class Request:
 
 
 def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
-    """Score every model of `request` on the same clips: those of `data`/validation where it exists, else all.
+    """Score every model of `request` on the same clips: those of `data`/validation where it exists, else all, without
+    those that one of them was trained on.
 
     What the user wrote is checked before the first model is loaded. Raises DatasetError, UsageError, CheckpointError,
     ArtifactError, RuntimeFailed, JobStopped.
@@ -61,7 +62,7 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
     facts = [facts_of(model, cache) for model in asked]
     vocabulary = read_vocabulary(request.vocabulary) if request.vocabulary else None
     reporter.stage("read")
-    clips = evaluation_clips(request.data, reporter)
+    clips = _unlearnt(asked, evaluation_clips(request.data, reporter), reporter)
     if not any(basic_normalize(clip.text) for clip in clips):
         raise DatasetError(f"{request.data}: no clip with a word to score on", "it needs recordings with transcripts")
     scored = [_score(model, fact, clips, request, cache, reporter) for model, fact in zip(asked, facts, strict=True)]
@@ -169,6 +170,24 @@ def curve_lines(releases: Sequence[Release]) -> list[Line]:
         points = [Point("0", own[-1].eval.wer_stock), *(Point(str(count), learnt[count]) for count in sorted(learnt))]
         rows.append(Line(tier, tuple(points)))
     return rows
+
+
+def _unlearnt(models: Sequence[str], clips: Sequence[EvaluationClip], reporter: Reporter) -> list[EvaluationClip]:
+    """The clips that none of `models` was trained on, as far as their folders tell; what is left out is told."""
+    from training.audio import pcm_sha256
+    from training.trained_on import read_trained_on
+
+    kept = {index: pcm_sha256(clip.pcm) for index, clip in enumerate(clips)}
+    for model in models:
+        path = Path(model).expanduser()
+        learnt = read_trained_on(path) if path.is_dir() else frozenset()
+        rest = {index: digest for index, digest in kept.items() if digest not in learnt}
+        if kept and not rest:
+            raise DatasetError(f"{model} was trained on all of these clips", "score it on recordings it never heard")
+        if len(rest) < len(kept):
+            reporter.warning(f"left out {len(kept) - len(rest)} of {len(kept)} clips: {model} was trained on them")
+        kept = rest
+    return [clips[index] for index in kept]
 
 
 def _score(

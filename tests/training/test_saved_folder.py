@@ -103,6 +103,7 @@ def test_adapters_are_merged_and_leave_the_rest_alone(nano: Path, tmp_path: Path
     assert all(name.endswith("proj.weight") or ".fc" in name or "embed_tokens" in name for name in changed)
     losses = [message.data["loss"] for message in heard if "loss" in message.data]
     assert losses
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "me").iterdir()} == {0o644}
 
 
 def test_what_a_base_says_itself_stays() -> None:

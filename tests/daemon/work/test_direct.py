@@ -18,7 +18,9 @@ from idiolect.child import CallbackReporter, Reporter
 from idiolect.errors import DatasetError, UsageError
 from idiolect.whisper import RATE_HZ
 from tests.training.samples import write_wav
+from training.audio import decode, pcm_sha256
 from training.finetune import Settings
+from training.trained_on import read_trained_on
 
 
 def test_each_model_has_a_folder(tmp_path: Path) -> None:
@@ -87,9 +89,12 @@ def test_two_models_share_the_features(nano: Path, voices: Path, tmp_path: Path)
     assert [each.left_out for each in trained] == [
         ("silent.wav: the audio is silent: record it again; is the microphone on?",)
     ] * 2
-    assert any(line.startswith("2 held-out clips with") and "too few to judge" in line for line in heard)
+    assert any(line.startswith("held-out clips: 2, with") and "too few to judge" in line for line in heard)
     assert [each.outcome.checkpoint for each in trained] == [tmp_path / "me" / "nano", tmp_path / "me" / "twin"]
     assert len(list((tmp_path / "cache" / direct.MELS).glob("*/*.mel"))) == trained[0].outcome.clips == 4
+    learnt = read_trained_on(tmp_path / "me" / "nano")
+    assert len(learnt) == 5
+    assert not any(pcm_sha256(decode(file)) in learnt for file in (tmp_path / "data" / "validation").glob("*.ogg"))
     card = (tmp_path / "me" / "nano" / "README.md").read_text()
     assert "license: cc-by-sa-4.0" in card
     assert f"{trained[0].evaluations[1].wer:.1%}" in card

@@ -27,7 +27,9 @@ from idiolect.transcriber import DecodingOptions
 from tests.daemon.sync.publishing import candidate
 from tests.training.parrots import Parrot, compared
 from training import base_models
+from training.audio import decode
 from training.promise import Facts
+from training.trained_on import read_trained_on, write_trained_on
 
 
 @pytest.fixture
@@ -188,3 +190,22 @@ def test_nano_hears_less_in_noise(data: Path, cache: Path) -> None:
     assert result.scored.noisy is not None
     assert other.results[0].scored.noisy is not None
     assert result.scored.noisy.hypotheses == other.results[0].scored.noisy.hypotheses
+
+
+def test_no_model_is_judged_on_what_it_was_taught(
+    data: Path, nano: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = shutil.copytree(nano, tmp_path / "taught")
+    first, second = (decode(file) for file in sorted(data.glob("*.ogg")))
+    write_trained_on(taught, [first])
+    monkeypatch.setattr(evaluation, "open_model", lambda model, *_: Parrot(["call anna"], model))
+    told: list[str] = []
+    reporter = CallbackReporter(lambda message: told.append(message.data.get("message", "")))
+    found = evaluate(Request((str(taught),), data, against="nano"), cache, reporter)
+    assert [result.scored.clean.clips for result in found.results] == [1, 1]
+    assert f"left out 1 of 2 clips: {taught} was trained on them" in told
+    write_trained_on(taught, [first, second])
+    with pytest.raises(DatasetError, match="was trained on all of these clips"):
+        evaluate(Request((str(taught),), data), cache, reporter)
+    (taught / "trained_on.json").write_text("{")
+    assert read_trained_on(taught) == frozenset()
