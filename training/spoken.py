@@ -15,13 +15,15 @@ SURE = 0.5  # of the mean probability; a model that cannot tell languages apart,
 
 def doubts(model: Any, examples: Sequence[Example]) -> list[str]:  # noqa: ANN401
     """What to tell the user, a line for each language that `model` takes for another."""
+    import torch
+
     if not special_tokens(model.config.vocab_size).multilingual:
         return []
     model.eval()
     lines = []
     for declared in dict.fromkeys(example.language for example in examples):
         asked = [example for example in examples if example.language == declared][:ASKED_CLIPS]
-        likely = sum(language_probabilities(model, example.mel.float()) for example in asked) / len(asked)
+        likely = torch.stack([language_probabilities(model, example.mel.float()) for example in asked]).mean(0)
         lines.append(doubt(declared, likely.tolist(), [example.name for example in asked]))
     return [line for line in lines if line]
 
