@@ -121,6 +121,8 @@ class ProgressReporter(Reporter):
             self._progress.update(self._task, note=note)
             if data.keys() & {"estimated_s", "estimated_bytes"}:
                 self.note(estimate_line(data))
+            if "continued_at_step" in data:
+                self.note(f"goes on at step {data['continued_at_step']}, where it was ended")
         elif message.kind == "warning":
             self.note(f"[yellow]warning:[/] {plain(str(data['message']))}")
 

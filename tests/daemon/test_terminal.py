@@ -48,10 +48,12 @@ def test_a_stage_that_ends_well_is_full(screen: Screen) -> None:
         reporter.stage("read")
         reporter.progress(2, 4, "clips")
         reporter.stage("train")
+        reporter.metric(continued_at_step=2)
         reporter.progress(3, 3, "steps")
         reporter.warning("too [loud]")
     lines = screen().splitlines()
     assert "not finished" not in screen()
+    assert any("goes on at step 2" in line for line in lines)
     assert any("warning: too [loud]" in line for line in lines)
     assert any("train" in line and "3/3 steps" in line for line in lines)
 
