@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,8 +34,12 @@ def killed_at_step(n: int, folder: Path, work: Callable[[], object]) -> bool:
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside other threads; the child uses none
         child = os.fork()
     if child == 0:
-        with acting_at_step(n, folder, lambda: os.kill(os.getpid(), signal.SIGKILL)):
-            work()
+        try:
+            with acting_at_step(n, folder, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+                work()
+        except BaseException:  # it must not come back as a second pytest
+            traceback.print_exc()
+            os._exit(1)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_killed_at_any_step_the_old_or_the_new_is_shown_whole(tmp_path: Path) ->
     while killed:
         place = Place(tmp_path / f"models-{steps}" / "current")
         put(place, "r-0001", OLD)
-        killed = killed_at_step(steps, place.into.parent, lambda place=place: put(place, "r-0002", NEW))  # type: ignore[misc]
+        killed = killed_at_step(steps, place.into.parent, partial(put, Place(place.into), "r-0002", NEW))
         seen.append(shown(place))
         assert seen[-1] in (OLD, NEW)
         assert place.installed() is not None

@@ -192,7 +192,7 @@ async def test_but_not_for_long(
     plain: PlainHouse, store: ReleaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "SLOT_WAIT_S", 0.2)
-    monkeypatch.setattr(plain.home.server._pace.slots, "_total", 0)
+    monkeypatch.setattr(plain.home.server._pace.slots, "total", 0)
     store.publish(onnx(tmp_path / "1"))
     answer = await plain.ask(f"/{REPOSITORY}/resolve/main/config.json")
     assert (answer[0], answer[1]["Retry-After"]) == (503, "2")
