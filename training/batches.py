@@ -64,7 +64,12 @@ def draw_batch(
 
 
 class BatchLoss:
-    """Summed cross-entropy of a batch's tokens, with the letters' loss beside it where there is a head for it."""
+    """Summed cross-entropy of a batch's tokens, with the letters' loss beside it where there is a head for it.
+
+    While `new_words_apart` is true, new words' tokens teach their own rows alone.
+    """
+
+    new_words_apart = False
 
     def __init__(self, model: Any, rows: Rows, letters: CtcHead | None, ctc_weight: float) -> None:  # noqa: ANN401
         self._model, self._rows, self._letters, self._ctc_weight = model, rows, letters, ctc_weight
@@ -79,8 +84,8 @@ class BatchLoss:
             inputs_embeds=self._rows.embed(batch.inputs.to(device)), encoder_hidden_states=hidden, use_cache=False
         ).last_hidden_state
         wanted = batch.labels != IGNORED  # the vocabulary is wide: only project where there is something to learn
-        logits = self._rows.logits(states[wanted.to(device)])
-        targets = self._rows.places(batch.labels[wanted].to(device))
+        states, targets = states[wanted.to(device)], self._rows.places(batch.labels[wanted].to(device))
+        logits = self._rows.logits(self._rows.apart(states, targets) if self.new_words_apart else states)
         loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
         if self._letters:
             spelled = self._letters.loss(hidden, [clip.letters for clip in batch.clips])

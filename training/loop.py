@@ -200,6 +200,7 @@ class Run:
             group["lr"] = self._learning_rate() * group["rate_x"]
         if self.letters and self.settings.splice_share and self._is_time_to_splice():
             self._find_words(self.letters)
+        self.batch_loss.new_words_apart = self.step < (self.settings.new_words_apart or 0.0) * self.total_steps
         self.model.train()
         clips = [(self._said(index, rng), context) for index, context in chosen]
         batch = draw_batch(clips, self.special, self.settings, rng)

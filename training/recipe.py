@@ -20,6 +20,7 @@ class Settings:
     learning_rate: float | None = None
     decoder_rate_x: float | None = None  # the decoder's rate, times learning_rate
     new_words_rate_x: float | None = None  # … of embedding rows that the stock model never used
+    new_words_apart: float | None = None  # first share of the steps in which new words teach their own rows alone
     batch_size: int | None = None  # clips
     position_budget: int = 6_000  # encoder positions a batch may hold: 16 clips of 7.5 s, or 4 full windows
     warmup_share: float = 0.1
@@ -53,20 +54,22 @@ class Settings:
 
 
 # d_model → epochs, learning rate, clips a step, the decoder's and new words' share of the rate, the letters' weight,
-# the share of spliced clips.
+# the share of spliced clips, the share of the steps with new words apart.
 # nano's decoder knows its few sentences by heart and must move slowly, or it forgets the words that one speaker seldom
 # says; its rows of new words start from zero and must move fast; the letters keep it listening. The others follow
 # OpenAI's own pre-training rates divided by about 40; what letters do for them was not measured.
 _DEFAULTS = {
-    128: (12.0, 1e-3, 4, 0.4, 8.0, 0.6, 0.3),
-    384: (6.0, 3e-5, 16, 1.0, 1.0, 0.0, 0.0),
-    512: (6.0, 2e-5, 16, 1.0, 1.0, 0.0, 0.0),
-    768: (5.0, 1e-5, 16, 1.0, 1.0, 0.0, 0.0),
-    1024: (4.0, 6e-6, 16, 1.0, 1.0, 0.0, 0.0),
-    1280: (3.0, 5e-6, 16, 1.0, 1.0, 0.0, 0.0),
+    128: (12.0, 1e-3, 4, 0.4, 8.0, 0.6, 0.3, 0.0),
+    384: (6.0, 3e-5, 16, 1.0, 1.0, 0.0, 0.0, 0.0),
+    512: (6.0, 2e-5, 16, 1.0, 1.0, 0.0, 0.0, 0.0),
+    768: (5.0, 1e-5, 16, 1.0, 1.0, 0.0, 0.0, 0.0),
+    1024: (4.0, 6e-6, 16, 1.0, 1.0, 0.0, 0.0, 0.0),
+    1280: (3.0, 5e-6, 16, 1.0, 1.0, 0.0, 0.0, 0.0),
 }
 MANY_CLIPS = 80
-_DEFAULT_NAMES = "epochs learning_rate batch_size decoder_rate_x new_words_rate_x ctc_weight splice_share".split()
+_DEFAULT_NAMES = (
+    "epochs learning_rate batch_size decoder_rate_x new_words_rate_x ctc_weight splice_share new_words_apart"
+).split()
 
 
 def defaults_for(settings: Settings, d_model: int, clips: int = MANY_CLIPS) -> Settings:
@@ -78,12 +81,22 @@ def defaults_for(settings: Settings, d_model: int, clips: int = MANY_CLIPS) -> S
     return dataclasses.replace(settings, **missing)
 
 
+_NEW_WORDS_RATE = 5.5e-3  # of nano's empty rows where clips are few: nothing is forgotten when they move fast
+
+
 def _gentle(clips: int) -> dict[str, float]:
     """For nano and few clips: at the full rate ten of them make more errors than they mend, and a head for letters
-    that starts from nothing does not learn from so little. Each clip is heard more often instead."""
+    that starts from nothing does not learn from so little. Each clip is heard more often instead.
+
+    Nearly all of the loss is that of the new words, whose rows are empty: before they are filled, their gradient drags
+    everything the model knows after a few words that it cannot say yet. With ten clips they never get that far.
+    """
+    learning_rate = 8.75e-6 * clips
     return {
         "epochs": min(24.0, 12.0 * MANY_CLIPS / clips),
-        "learning_rate": 3.5e-4 * (clips / 50) ** 1.5,
+        "learning_rate": learning_rate,
+        "new_words_rate_x": _NEW_WORDS_RATE / learning_rate,
+        "new_words_apart": min(1.0, 12 / clips),
         "ctc_weight": 0.0,
         "splice_share": 0.0,
     }

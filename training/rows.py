@@ -65,6 +65,16 @@ class Rows:
         places: torch.Tensor = self._place.to(tokens.device)[tokens]
         return places
 
+    def apart(self, states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """The same (N, d_model) states, without a gradient where the place to be found is a new word's.
+
+        Of these only the rows learn, and what else the model knows stays.
+        """
+        import torch
+
+        new = (places >= len(self._parts[0])) & (places < len(self._order))
+        return torch.where(new[:, None], states.detach(), states)
+
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """(N, rows) logits of decoder states (N, d_model), with one more column for all rows that share one."""
         logits: torch.Tensor = states @ self._rows().T

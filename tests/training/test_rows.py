@@ -55,6 +55,25 @@ def test_trained_rows_are_written_back(nano: Path) -> None:
     assert torch.allclose(after[50_000], before[50_000] - 2.0)
 
 
+def test_new_words_apart_move_nothing_but_their_rows(nano: Path) -> None:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    model, tokenizer = load_model(nano)
+    tokens = torch.tensor(tokenizer(" stop at the mekolet", add_special_tokens=False).input_ids)
+    rows = Rows(model, set(tokens.tolist()))
+    new = torch.tensor([token in rows.new_tokens for token in tokens.tolist()])
+    assert new.any()
+    assert not new.all()
+    states = torch.randn(len(tokens), 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    apart, places = rows.apart(states, rows.places(tokens)), rows.places(tokens)
+    assert torch.equal(apart, states)
+    cross_entropy(rows.logits(apart), places).backward()  # type: ignore[no-untyped-call]
+    assert states.grad is not None
+    assert torch.equal(states.grad.abs().sum(1) > 0, ~new)
+    assert (model.model.decoder.embed_new.grad.abs().sum(1) > 0).all()
+
+
 def test_a_model_that_met_every_token_is_trained_as_it_is(nano: Path) -> None:
     import torch
 
