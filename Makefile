@@ -13,6 +13,9 @@ PY := .venv/bin/python
 demo: setup
 	$(PY) -m daemon.cli demo --voice $(VOICE)
 
+# Two processes share the cores, so none starts threads that would wait for the other's.
+test quick: export OMP_NUM_THREADS = 1
+
 test: lint
 	$(PY) -m pytest -q -n 2 --dist worksteal
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
+import filelock
 import pytest
 
 from exporters import export_file, export_to
@@ -62,7 +64,7 @@ def exported(checkpoint: Path, format: str, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="session")
 def nano_coreml(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nano for WhisperKit in float16, read only."""
-    return _coreml(nano, "f16", tmp_path_factory.mktemp("nano-coreml") / "nano_whisper-base")
+    return _coreml(nano, "f16", tmp_path_factory, "nano_whisper-base")
 
 
 @pytest.fixture(scope="session")
@@ -77,11 +79,17 @@ def whole(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_coreml(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint `whole` for WhisperKit in int8, read only."""
-    return _coreml(whole, "int8", tmp_path_factory.mktemp("small-coreml") / "small_whisper-tiny")
+    return _coreml(whole, "int8", tmp_path_factory, "small_whisper-tiny")
 
 
-def _coreml(checkpoint: Path, quantization: str, out: Path) -> Path:
+def _coreml(checkpoint: Path, quantization: str, tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """Made by the first of the processes that need it: that takes half a minute of three children."""
     from exporters import coreml
 
-    coreml.write(checkpoint, quantization, out, Reporter())
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    out = place / f"coreml-{name}" / name
+    with filelock.FileLock(place / f"{name}.lock"):
+        if not out.exists():
+            coreml.write(checkpoint, quantization, out, Reporter())
     return out
