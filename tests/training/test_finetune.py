@@ -122,8 +122,9 @@ def test_defaults_follow_the_models_size() -> None:
     assert small.learning_rate is not None
     assert tiny.learning_rate > small.learning_rate
     few, some, many = (defaults_for(Settings(), 128, clips) for clips in (10, 50, 200))
-    assert few.learning_rate < some.learning_rate < many.learning_rate  # type: ignore[operator]
+    rates = [settings.learning_rate or 0.0 for settings in (few, some, many)]
+    assert 0.0 < rates[0] < rates[1] < rates[2]
     assert few.ctc_weight == 0.0 != many.ctc_weight
-    assert few.new_words_apart == 1.0 > some.new_words_apart == many.new_words_apart == 0.0
+    assert [settings.new_words_apart for settings in (few, some, many)] == [1.0, 0.0, 0.0]
     assert many == defaults_for(Settings(), 128)
     assert defaults_for(Settings(epochs=1, learning_rate=0.5), 384).learning_rate == 0.5
