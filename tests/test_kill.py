@@ -20,13 +20,6 @@ def test_nothing_is_lost_whenever_the_daemon_dies(tmp_path: Path) -> None:
     assert rounds == [[]] * 10, said
 
 
-@pytest.mark.timeout(600)
-def test_nothing_is_lost_with_a_small_job_in_the_place_of_nano(tmp_path: Path) -> None:
-    said: list[str] = []
-    rounds = list(kill_rounds(tmp_path, 5, seed=7, tell=said.append, small=True))
-    assert rounds == [[]] * 5, said
-
-
 def _may_mount(folder: Path) -> bool:
     if shutil.which("unshare") is None:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import filelock
 import pytest
 
 from exporters import export_file, export_to
-from idiolect.child import Reporter
+from idiolect.child import CallbackReporter, Message
 from tests.exporters.helpers import dims, make_checkpoint
 
 
@@ -91,5 +92,7 @@ def _coreml(checkpoint: Path, quantization: str, tmp_path_factory: pytest.TempPa
     out = place / f"coreml-{name}" / name
     with filelock.FileLock(place / f"{name}.lock"):
         if not out.exists():
-            coreml.write(checkpoint, quantization, out, Reporter())
+            told: list[Message] = []
+            coreml.write(checkpoint, quantization, out, CallbackReporter(told.append))
+            out.with_name("told").write_text(json.dumps([[message.kind, message.data] for message in told]))
     return out

@@ -56,26 +56,26 @@ def _killed(nano: Path, out: Path, at_step: int) -> list[Message]:
 
 
 def test_a_killed_training_goes_on_to_the_same_end(nano: Path, whole: list[Message], tmp_path: Path) -> None:
-    first = _killed(nano, tmp_path / "me", random.SystemRandom().randint(4, 20))
+    first = _killed(nano, tmp_path / "me", random.SystemRandom().randint(4, 13))
     saved = [0, *values(first, "checkpoint_step")]
     second: list[Message] = []
     outcome = train(nano, tmp_path / "me", SETTINGS, second)
-    assert outcome.steps == SETTINGS.max_steps == 24
+    assert outcome.steps == SETTINGS.max_steps == 16
     began = _steps(second)[0] - 1
     assert began >= saved[-1]
     interval = max(b - a for a, b in zip(saved, [*saved[1:], max(_steps(first))], strict=True))
-    assert len(_steps(first)) + len(_steps(second)) <= 24 + interval
+    assert len(_steps(first)) + len(_steps(second)) <= 16 + interval
     assert values(second, "loss") == pytest.approx(values(whole, "loss")[-len(values(second, "loss")) :], rel=1e-3)
 
 
-def _stopped_at(nano: Path, out: Path, step: int) -> None:
+def _stopped_at(nano: Path, out: Path, step: int, settings: Settings = SETTINGS) -> None:
     def stop(message: Message) -> None:
         if message.data.get("unit") == "steps" and message.data["done"] == step:
             reporter.stop.set()
 
     reporter = CallbackReporter(stop)
     with pytest.raises(JobStopped):
-        finetune(nano, sources(), out, SETTINGS, reporter)
+        finetune(nano, sources(), out, settings, reporter)
 
 
 def test_a_torn_checkpoint_gives_way_to_the_one_before(nano: Path, whole: list[Message], tmp_path: Path) -> None:
@@ -93,11 +93,11 @@ def test_a_checkpoint_that_cannot_be_used_says_why(nano: Path, tmp_path: Path) -
     import torch
     from safetensors.torch import load_file, save_file
 
-    _stopped_at(nano, tmp_path / "me", 3)
-    short = dataclasses.replace(SETTINGS, max_steps=1)
+    few, one = (dataclasses.replace(SETTINGS, max_steps=steps) for steps in (4, 1))
+    _stopped_at(nano, tmp_path / "me", 3, few)
     shutil.copytree(tmp_path / "me.state", tmp_path / "other.state")
     heard: list[Message] = []
-    train(nano, tmp_path / "other", short, heard)
+    train(nano, tmp_path / "other", one, heard)
     assert "other settings" in warnings(heard)
     assert not values(heard, "continued_at_step")
 
@@ -107,13 +107,13 @@ def test_a_checkpoint_that_cannot_be_used_says_why(nano: Path, tmp_path: Path) -
     save_file(tensors, changed / "model.safetensors", {"format": "pt"})
     heard = []
     shutil.copytree(tmp_path / "me.state", tmp_path / "third.state")
-    train(changed, tmp_path / "third", SETTINGS, heard)
+    train(changed, tmp_path / "third", few, heard)
     assert "other base model" in warnings(heard)
 
     for folder in ("latest", "previous"):
         (tmp_path / "me.state" / folder / "state.json").write_text("{")
     heard = []
-    train(nano, tmp_path / "me", SETTINGS, heard)
+    train(nano, tmp_path / "me", few, heard)
     assert warnings(heard).count("damaged") == 2
     assert values(heard, "loss")
 
@@ -164,7 +164,7 @@ def test_a_diverging_loss_goes_back_once_with_half_the_rate(
     monkeypatch.setattr("training.loop.BatchLoss", _Diverging)
     heard: list[Message] = []
     outcome = train(nano, tmp_path / "me", SETTINGS, heard)
-    assert outcome.steps == 24
+    assert outcome.steps == 16
     assert "half the learning rate" in warnings(heard)
     assert 0 < values(heard, "continued_at_step")[0] <= 13
     assert values(heard, "learning_rate")[-1] == pytest.approx(values(whole, "learning_rate")[-1] / 2)

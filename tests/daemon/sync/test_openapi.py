@@ -14,7 +14,7 @@ from daemon.sync.server import Server
 from tests.daemon.sync.doors import Ask, House, asking, client_tls
 from tests.daemon.sync.post import post
 
-CASES = 100
+CASES = 50
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.whispercpp, pytest.mark.timeout(300
 PROFILES = device_profiles.load(overrides={name: {"tier": "nano"} for name in ("android-futo", "desktop-whispercpp")})
 ZERO_WEIGHTS = b"\x00\x3c" + b"\x88" * 16  # a q4_0 block: scale 1, and 32 weights, stored plus 8
 TRAINING = {"max_steps": 6, "epochs": 2, "batch_size": 8, "full_share": 0.0, "threads": 2}
+BRIEF = {**TRAINING, "max_steps": 2, "epochs": 1}
 
 
 def _clips(voices: Path, count: int, texts: Sequence[str] | None = None) -> tuple[JobClip, ...]:
@@ -113,7 +114,7 @@ def test_two_jobs_never_work_on_one_run(finished: Path) -> None:
 
 
 def test_a_stopped_job_goes_on_after_training(tmp_path: Path, cache: Path, voices: Path) -> None:
-    run_dir = _run_dir(tmp_path / "run-0001", cache, _clips(voices, 40), profiles=())
+    run_dir = _run_dir(tmp_path / "run-0001", cache, _clips(voices, 24), profiles=(), training=BRIEF)
     reporter = CallbackReporter(
         lambda message: reporter.stop.set() if message.data.get("name") == "score the new model" else None
     )
@@ -129,22 +130,23 @@ def test_a_stopped_job_goes_on_after_training(tmp_path: Path, cache: Path, voice
 
 
 def test_a_recording_that_went_away_is_left_out_and_named(tmp_path: Path, cache: Path, voices: Path) -> None:
-    clips = _clips(voices, 40)
+    clips = _clips(voices, 24)
     taught = next(clip for clip in clips if clip.side == "train")
     gone = taught.model_copy(update={"path": tmp_path / "gone.ogg"})
-    run_dir = _run_dir(tmp_path / "run-0001", cache, (*clips, gone), profiles=())
+    run_dir = _run_dir(tmp_path / "run-0001", cache, (*clips, gone), profiles=(), training=BRIEF)
     result = pipeline.run(run_dir, Reporter())
     assert result.skipped[0].startswith("gone.ogg")
     assert result.train_clips == sum(clip.side == "train" for clip in clips)
 
 
 def test_shuffled_transcripts_do_not_pass_the_gate(tmp_path: Path, cache: Path, voices: Path) -> None:
-    clips = _clips(voices, 80)
+    clips = _clips(voices, 60)
     texts = [clip.text for clip in clips]
     random.Random(0).shuffle(texts)
     training = {**TRAINING, "max_steps": 12, "epochs": 4}
-    run_dir = _run_dir(tmp_path / "run-0001", cache, _clips(voices, 80, texts), training=training)
+    run_dir = _run_dir(tmp_path / "run-0001", cache, _clips(voices, 60, texts), training=training)
     result = pipeline.run(run_dir, Reporter())
+    assert result.tuned.wer > result.stock.wer
     verdict = gate.decide(result, PROFILES)
     assert not verdict.publish
     assert "not clearly better than the stock model" in verdict.reasons[0]
