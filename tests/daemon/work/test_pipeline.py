@@ -26,7 +26,7 @@ from training.split import side
 pytestmark = [pytest.mark.torch, pytest.mark.whispercpp, pytest.mark.timeout(300)]
 PROFILES = device_profiles.load(overrides={name: {"tier": "nano"} for name in ("android-futo", "desktop-whispercpp")})
 ZERO_WEIGHTS = b"\x00\x3c" + b"\x88" * 16  # a q4_0 block: scale 1, and 32 weights, stored plus 8
-TRAINING = {"max_steps": 6, "epochs": 2, "batch_size": 8, "full_share": 0.0, "threads": 2}
+TRAINING = {"max_steps": 6, "epochs": 2, "batch_size": 8, "full_share": 0.0, "threads": 1}
 BRIEF = {**TRAINING, "max_steps": 2, "epochs": 1}
 
 
