@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from idiolect.child import collect_rarely
+
 if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
 
@@ -32,6 +34,7 @@ def serve(load: Callable[[str], Model]) -> int:
     """Body of a child's main(): load the model named on the command line, answer requests until stdin ends."""
     import numpy as np
 
+    collect_rarely()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash here is reported, not debugged
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # native libraries print on stdout

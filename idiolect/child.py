@@ -7,6 +7,7 @@ stdin asks the child to save and exit; end of stdin means that the parent died, 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -123,8 +124,15 @@ class PipeReporter(Reporter):
         self.stop.set()
 
 
+def collect_rarely() -> None:
+    """For a process about to load torch: its two thousand modules make the default collector run for a quarter of
+    the time that loading takes (3.7 s against 2.9 s), and free nothing."""
+    gc.set_threshold(10_000, 20, 20)
+
+
 def run_child(work: Callable[[PipeReporter], dict[str, Any]]) -> int:
     """Body of a child's main(): do `work`, report its result as `done` or its failure as `error`; the exit status."""
+    collect_rarely()
     reporter = PipeReporter()
     try:
         result = work(reporter)

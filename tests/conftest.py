@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from idiolect.child import collect_rarely
 from training import base_models
 
 VOICES = Path(base_models.__file__).parent / "data" / "voices"
@@ -14,6 +15,7 @@ VOICES = Path(base_models.__file__).parent / "data" / "voices"
 
 def pytest_configure() -> None:
     """Part the cores between the test processes: compute threads that wait for a busy core spin and burn another."""
+    collect_rarely()
     number, count = (
         os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:],
         int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)),

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from idiolect.child import Reporter
+from idiolect.child import Reporter, collect_rarely
 from idiolect.errors import AudioError, DatasetError, IdiolectError, UsageError
 from idiolect.transcriber import DecodingOptions, Transcriber, Transcription
 from training import base_models
@@ -48,6 +48,7 @@ def open_model(reference: str, cache: Path, threads: int = 0) -> Transcriber:
         return open_artifact(path, threads)
     from training.decode import CheckpointTranscriber
 
+    collect_rarely()
     return CheckpointTranscriber(base_models.resolve(reference, cache), reference, threads)
 
 
@@ -71,6 +72,7 @@ def train(
     from training.finetune import Source
     from training.processes import is_main
 
+    collect_rarely()
     places = output_folders(models, out)
     bases = [base_models.resolve(model, cache) for model in models]
     reporter.stage("prepare")
