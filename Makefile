@@ -13,11 +13,11 @@ PY := .venv/bin/python
 demo: setup
 	$(PY) -m daemon.cli demo --voice $(VOICE)
 
-# Two processes share the cores, so none starts threads that would wait for the other's.
+# Some tests wait for clocks and sockets, so three processes fill two cores; none starts threads of its own.
 test quick: export OMP_NUM_THREADS = 1
 
 test: lint
-	$(PY) -m pytest -q -n 2 --dist worksteal
+	$(PY) -m pytest -q -n 3 --dist worksteal
 
 quick: setup-dev
 	$(PY) -m pytest -q -n 2 --dist worksteal -m "not torch and not whispercpp and not slow"

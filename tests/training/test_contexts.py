@@ -27,8 +27,8 @@ def _divided(voices: Path, voice: str, train: int, judged: int) -> tuple[list[So
 
 @pytest.mark.whispercpp
 def test_a_taught_model_hears_alike_at_every_context(nano: Path, voices: Path, tmp_path: Path) -> None:
-    sources, judged = _divided(voices, "human", 40, 10)
-    finetune(nano, sources, tmp_path / "me", Settings(epochs=4, max_steps=40, threads=1))
+    sources, judged = _divided(voices, "human", 24, 8)
+    finetune(nano, sources, tmp_path / "me", Settings(epochs=4, max_steps=24, threads=1))
     export_file(tmp_path / "me", "ggml", "q4_0", tmp_path / "me.bin")
     runtime = open_artifact(tmp_path / "me.bin", threads=1)
     short, full = evaluate(runtime, judged), evaluate(runtime, judged, FULL)
