@@ -65,6 +65,7 @@ def test_its_dependencies_are_those_of_idiolect() -> None:
     assert set(client["dependencies"]) < set(whole["dependencies"])
 
 
+@pytest.mark.slow
 def test_it_pulls_without_anything_else(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IDIOLECT_HOME", str(tmp_path / "home"))
     zipfile.ZipFile(wheel).extractall(tmp_path / "app")

@@ -27,6 +27,7 @@ def _may_mount(folder: Path) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_full_and_a_read_only_disk_cost_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if not _may_mount(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from tests.threats import ROOT, Threat, load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat", load(), ids=lambda threat: f"{threat.row}-{threat.what}")
 def test_each_defence_is_in_its_place_and_has_its_test(threat: Threat) -> None:
     assert threat.without

@@ -46,6 +46,7 @@ def store_of(daemon: Daemon) -> ReleaseStore:
     return daemon._rooms.store
 
 
+@pytest.mark.slow
 async def test_the_newest_is_always_there(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two profiles, a reader that opens the file again and again, a step back, and a hook after each."""
     out, current = tmp_path / "out", paths.models / "current"
@@ -77,6 +78,7 @@ async def test_the_newest_is_always_there(paths: Paths, tmp_path: Path, monkeypa
     assert read == {model_bytes(1), model_bytes(5)}
 
 
+@pytest.mark.slow
 async def test_as_the_canary_its_hook_decides(paths: Paths, tmp_path: Path) -> None:
     hook = ("sh", "-c", '[ "$IDIOLECT_RELEASE" != r-0002 ]')
     config = changed(CONFIG, desktop={"hook": hook}, publish={"canary": THIS_COMPUTER})
@@ -92,6 +94,7 @@ async def test_as_the_canary_its_hook_decides(paths: Paths, tmp_path: Path) -> N
             assert store.manifest.withdrawn == withdrawn
 
 
+@pytest.mark.slow
 async def test_trouble_is_told_and_mended(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desktop, "RETRY_S", 0.2)
     current = paths.models / "current"

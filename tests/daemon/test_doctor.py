@@ -64,6 +64,7 @@ def test_what_may_not_be_read_or_written(paths: Paths) -> None:
         paths.state.chmod(0o700)
 
 
+@pytest.mark.slow
 def test_a_state_folder_that_others_can_read(paths: Paths) -> None:
     paths.state.chmod(0o755)
     assert (found(paths, "permissions")[0].state, found(paths, "permissions")[0].fix) == (
@@ -72,6 +73,7 @@ def test_a_state_folder_that_others_can_read(paths: Paths) -> None:
     )
 
 
+@pytest.mark.slow
 def test_models_that_are_not_here_and_a_disk_that_is_full(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(paths.cache / "none"))
     config = changed(training={"tiers": ("tiny",)}, conditions={"min_free_disk_gb": 100_000.0})

@@ -46,6 +46,7 @@ def test_a_traceback_is_indented(tmp_path: Path) -> None:
     assert all(line.startswith("  ") for line in rest)
 
 
+@pytest.mark.slow
 def test_it_never_takes_more_than_three_megabytes(tmp_path: Path) -> None:
     path = tmp_path / "daemon.log"
     with logs.kept_in(path):

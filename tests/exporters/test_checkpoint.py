@@ -33,6 +33,7 @@ def test_vocabulary_from_tokenizer_json_is_the_same(nano: Path, tmp_path: Path) 
     assert open_checkpoint(tmp_path).tokens == open_checkpoint(nano).tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -56,6 +57,7 @@ def test_configurations_no_runtime_takes(tmp_path: Path, changes: dict[str, Any]
     assert caught.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [

@@ -77,6 +77,7 @@ def test_the_model_is_what_ctranslate2s_converter_writes(nano: Path, folders: Pa
             )
 
 
+@pytest.mark.slow
 def test_files_are_the_same_each_time(small: Path, small_ctranslate2: Path, tmp_path: Path) -> None:
     export_to(small, "ctranslate2", "int8", tmp_path / "again")
     names = ["config.json", "model.bin", "preprocessor_config.json", "tokenizer.json", "vocabulary.json"]
@@ -84,6 +85,7 @@ def test_files_are_the_same_each_time(small: Path, small_ctranslate2: Path, tmp_
     assert all((tmp_path / "again" / name).read_bytes() == (small_ctranslate2 / name).read_bytes() for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_vocab", "n_mels"), [(51_864, 80), (51_866, 128)])
 def test_other_vocabularies(tmp_path: Path, n_vocab: int, n_mels: int) -> None:
     made = make_checkpoint(tmp_path / "other", dims(n_vocab=n_vocab, n_mels=n_mels, n_audio_layer=2, n_text_layer=11))
@@ -130,6 +132,7 @@ def test_faster_whisper_hears_what_the_checkpoint_hears(nano: Path, int8: Transc
     int8.close()
 
 
+@pytest.mark.slow
 def test_figures_and_refusals(int8: Transcriber, clips: list[Pcm]) -> None:
     assert int8.name == "int8"
     assert int8.runtime.startswith("faster-whisper ")
@@ -144,6 +147,7 @@ def test_figures_and_refusals(int8: Transcriber, clips: list[Pcm]) -> None:
     int8.close()
 
 
+@pytest.mark.slow
 def test_an_end_in_the_runtime_is_a_failure(copied: Path) -> None:
     pytest.importorskip("faster_whisper", reason="needs the [ct2] extra")
     (copied / "model.bin").write_bytes((copied / "model.bin").read_bytes()[:5000])  # past the reader
@@ -215,6 +219,7 @@ def test_all_zeros_are_refused(copied: Path) -> None:
         check_ctranslate2(copied)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_outside_the_weights_is_refused(copied: Path, data: st.DataObject) -> None:

@@ -38,6 +38,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.slow
 def test_nothing_half_is_left(small: Path, tmp_path: Path) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("a small disk of its own needs unshare(1)")

@@ -44,6 +44,7 @@ def test_export_writes_the_profiles_file(small: Path, tmp_path: Path) -> None:
     assert check_ggml(path).quantization == "q4_0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["browser-onnx", "android-sherpa", "desktop-faster-whisper"])
 def test_export_writes_the_profiles_folder(small: Path, tmp_path: Path, name: str) -> None:
     profile = device_profiles.load(overrides={name: {"tier": "nano"}})[name]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.exporters.fuzzing import fuzz
 from tests.exporters.helpers import NEEDS_COREML
 
 
+@pytest.mark.slow
 def test_readers_see_through_damage(
     small_file: Path,
     small_gguf: Path,

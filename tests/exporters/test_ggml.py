@@ -57,6 +57,7 @@ def test_header_filters_and_tokens(small_file: Path) -> None:
     assert data[at + 8 : at + 10] == b" 0"
 
 
+@pytest.mark.slow
 def test_half_precision_checkpoints_give_the_same_file(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "a")
     halves = {name: array.astype(np.float16) for name, array in weights(SMALL).items()}
@@ -133,6 +134,7 @@ def test_stopping_and_diverged_weights_leave_nothing(tmp_path: Path, small: Path
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_an_empty_tensor_is_not_exported(tmp_path: Path) -> None:
     arrays = weights(SMALL)
     folder = make_checkpoint(tmp_path / "model")
@@ -144,6 +146,7 @@ def test_a_checkpoint_with_an_empty_tensor_is_not_exported(tmp_path: Path) -> No
     assert not (tmp_path / "m.bin").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_model(tmp_path: Path, small: Path) -> None:
     large = make_checkpoint(tmp_path / "large", dims(width=256))

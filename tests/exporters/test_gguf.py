@@ -86,6 +86,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(small: Path, small_gguf: Path,
     assert (tmp_path / "again.gguf").read_bytes() == small_gguf.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_vocab", "n_mels"), [(51_864, 80), (51_866, 128)])
 def test_other_vocabularies(tmp_path: Path, n_vocab: int, n_mels: int) -> None:
     made = make_checkpoint(tmp_path / "other", dims(n_vocab=n_vocab, n_mels=n_mels, n_text_layer=2))
@@ -148,6 +149,7 @@ def test_what_cannot_be_made_is_refused_before_a_byte_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["odd"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -172,6 +174,7 @@ def test_damage_is_refused(small_gguf: Path, tmp_path: Path, damage: Callable[[b
         open_artifact(tmp_path / "m.gguf")
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 6000), st.binary(min_size=1, max_size=12))
 def test_a_damaged_head_raises_nothing_else(small_gguf: Path, tmp_path: Path, at: int, junk: bytes) -> None:

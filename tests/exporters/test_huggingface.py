@@ -28,6 +28,7 @@ def folder(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_weights_are_the_checkpoints(small: Path, folder: Path, tmp_path: Path) -> None:
     export_to(small, "huggingface", "float32", tmp_path / "full")
     before, half, full = (open_checkpoint(path).tensors for path in (small, folder, tmp_path / "full"))

@@ -26,6 +26,7 @@ from tests.exporters.helpers import SMALL, dims, make_checkpoint, save, weights
 TOKENS = [[50258, 50259, 50359, 50363, 11, 500, 7], [50258, 50259, 50359, 50363, 3, 3, 50000]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_files_and_their_names(small: Path, tmp_path: Path, quantization: str) -> None:
     seen: list[Message] = []
@@ -237,6 +238,7 @@ def test_a_full_disk_leaves_what_was_there(small: Path, tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["model"]
 
 
+@pytest.mark.slow
 def test_stopping_and_unsound_weights_leave_nothing(small: Path, tmp_path: Path) -> None:
     reporter = Reporter()
     reporter.stop.set()

@@ -28,6 +28,7 @@ def copied(small_onnx: Path, tmp_path: Path) -> Path:
     return shutil.copytree(small_onnx, tmp_path / "onnx-folder")
 
 
+@pytest.mark.slow
 def test_sound_folders(small: Path, small_onnx: Path, small_sherpa: Path) -> None:
     for folder in (small_onnx, small_sherpa):
         info = check_onnx(folder)
@@ -37,6 +38,7 @@ def test_sound_folders(small: Path, small_onnx: Path, small_sherpa: Path) -> Non
         assert info.decoder.is_file()
 
 
+@pytest.mark.slow
 def test_dimensions_tell_the_tier(nano: Path, tmp_path: Path) -> None:
     for format, quantization in (("onnx", "fp16"), ("sherpa-onnx", "fp32")):
         export_to(nano, format, quantization, tmp_path / format)
@@ -156,6 +158,7 @@ def test_a_plan_is_the_same_every_time(part: str) -> None:
     inserted=st.binary(max_size=4),
     removed=st.integers(0, 4),
 )
+@pytest.mark.slow
 def test_any_damage_is_an_artifact_error_or_inside_a_weight(
     small_onnx: Path, tmp_path: Path, name: str, at: int, inserted: bytes, removed: int
 ) -> None:

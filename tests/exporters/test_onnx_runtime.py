@@ -97,6 +97,7 @@ def test_what_it_cannot_take_is_refused(fp32: Transcriber) -> None:
             fp32.transcribe(wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_closed_model_fails_with_its_name(folders: dict[str, Path]) -> None:
     model = open_artifact(folders["int8"], threads=1)
     model.close()
@@ -105,6 +106,7 @@ def test_a_closed_model_fails_with_its_name(folders: dict[str, Path]) -> None:
         model.transcribe(np.zeros(9, np.float32))
 
 
+@pytest.mark.slow
 def test_a_client_needs_no_torch(folders: dict[str, Path]) -> None:
     code = (
         "import sys; from pathlib import Path; import numpy as np; from exporters.runtimes import open_artifact;"

@@ -31,6 +31,7 @@ def test_dimensions_tell_the_tier(small_file: Path, nano: Path) -> None:
     assert check_ggml(small_file).dims != read_dims(nano)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUANTIZATIONS)
 def test_nano_in_every_quantization(nano: Path, tmp_path: Path, name: str) -> None:
     """Its embedding has thousands of rows of zeros, which is no damage."""

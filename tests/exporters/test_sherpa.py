@@ -42,6 +42,7 @@ def model(fp32: Path) -> Transcriber:
     return open_artifact(fp32, threads=1)
 
 
+@pytest.mark.slow
 def test_files(nano: Path, small: Path, tmp_path: Path, fp32: Path) -> None:
     assert sorted(path.name for path in fp32.iterdir()) == ["decoder.onnx", "encoder.onnx", "tokens.txt"]
     lines = (fp32 / "tokens.txt").read_text().splitlines()

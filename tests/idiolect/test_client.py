@@ -89,6 +89,7 @@ def test_nothing_new_is_one_small_request(url: str, publish: Callable[..., bytes
     assert everything(into.parent) == before
 
 
+@pytest.mark.slow
 def test_another_tier_or_a_renewal_changes_nothing(
     url: str, store: ReleaseStore, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_broken_transfer_goes_on_at_the_next_pull(url: str, publish: Callable[
         assert f"Range: bytes={kept}-".encode() in cable.requests[-1]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(url: str, publish: Callable[..., bytes], into: Path) -> None:
     """A pull in a second process is killed again and again; the old model stays whole, then the new one comes."""
     first = publish(1)
@@ -157,6 +159,7 @@ def test_killed_at_random_moments(url: str, publish: Callable[..., bytes], into:
     ],
     ids="rollback fork repo expired naive-time overflow format root many-roots too-large".split(),
 )
+@pytest.mark.slow
 def test_manifests_that_are_refused(
     store: ReleaseStore,
     url: str,
@@ -180,6 +183,7 @@ def test_manifests_that_are_refused(
     assert Client(into, "android-futo", url=url).pull().release_id == "r-0003"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["unsigned", "another key", "another type", "changed", "no root", "another root", "not told"]
 )
@@ -432,6 +436,7 @@ def test_nothing_published_yet(url: str, into: Path) -> None:
         Client(into, "android-futo", url=url).pull()
 
 
+@pytest.mark.slow
 async def test_found_by_itself(
     store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +458,7 @@ async def test_found_by_itself(
     assert Pairings().all()[0].urls == (url,)
 
 
+@pytest.mark.slow
 async def test_the_service_moves_in_the_middle_of_a_transfer(store: ReleaseStore, tmp_path: Path, into: Path) -> None:
     """Another address, found by its announcement: what had come is kept."""
     size_bytes = 3_000_000
@@ -498,6 +504,7 @@ def _announced(monkeypatch: pytest.MonkeyPatch, *services: Service) -> None:
     monkeypatch.setattr(client_module, "browse", lambda is_wanted: iter(services))
 
 
+@pytest.mark.slow
 def test_the_first_address_that_has_the_key(
     store: ReleaseStore, url: str, publish: Callable[..., bytes], into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -521,6 +528,7 @@ def test_the_first_address_that_has_the_key(
         assert Client(into.with_name("other"), "android-futo").pull().url == url
 
 
+@pytest.mark.slow
 async def test_somebody_else_announces_himself_under_its_name(
     store: ReleaseStore, connection: Connection, publish: Callable[..., bytes], into: Path
 ) -> None:

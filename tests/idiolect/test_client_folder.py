@@ -153,6 +153,7 @@ def test_a_folder_that_cannot_be_made(url: str, tmp_path: Path) -> None:
         Client(tmp_path / "file" / "current", "android-futo", url=url).pull()
 
 
+@pytest.mark.slow
 def test_a_pulled_folder_opens_in_its_runtime(nano: Path, url: str, store: ReleaseStore, into: Path) -> None:
     """All the way from a checkpoint to faster-whisper, which is given what the client put there."""
     faster_whisper = pytest.importorskip("faster_whisper", reason="needs the [ct2] extra")

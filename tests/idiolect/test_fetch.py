@@ -85,6 +85,7 @@ def test_whole(cable: Cable, part: Path) -> None:
     assert b"Accept-Encoding: identity" in cable.requests[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 def test_a_cable_that_breaks_at_random_offsets(cable: Cable, part: Path, seed: int, reset: bool) -> None:
@@ -137,6 +138,7 @@ def test_nobody_there(part: Path) -> None:
     assert "idiolect run" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_silent_service_is_left(part: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"

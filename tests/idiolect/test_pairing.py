@@ -200,6 +200,7 @@ def test_the_first_address_with_the_key_wins(store: ReleaseStore) -> None:
         assert other.requests == []
 
 
+@pytest.mark.slow
 def test_a_flood_of_addresses_is_not_followed() -> None:
     with lying(stranger()) as other:
         urls = (f"{other.url}/{number}" for number in range(5_000))

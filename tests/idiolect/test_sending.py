@@ -49,6 +49,7 @@ def note(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_sending_and_sending_again(at: Post, sender: Sender, note: Path) -> None:
     assert sender.send(note).state == "waiting"
     received = sender.send(note, RecordingMeta(text="call mum", lang="en"))
@@ -63,6 +64,7 @@ def test_sending_and_sending_again(at: Post, sender: Sender, note: Path) -> None
         sender.send(note, RecordingMeta(text="call dad"))
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_sent_again(at: Post, note: Path, tmp_path: Path) -> None:
     with through_a_cable(url(at)) as cable:
         sender = Sender(pairing(cable.url, at.house.token))
@@ -72,6 +74,7 @@ def test_what_is_there_is_not_sent_again(at: Post, note: Path, tmp_path: Path) -
     assert methods.count(b"PUT") == 1
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks(at: Post, note: Path) -> None:
     with through_a_cable(url(at)) as cable:
         cable.cuts = [1 << 20, 1 << 20, 0, 10]
@@ -149,6 +152,7 @@ def test_nobody_there(note: Path) -> None:
         Sender(pairing("https://127.0.0.1:9"), url="https://127.0.0.1:9", timeout_s=1.0).send(note)
 
 
+@pytest.mark.slow
 def test_the_address_that_works_is_kept(at: Post, note: Path, tmp_path: Path) -> None:
     known = Pairing(id=identity().id, pin=identity().pin, token=at.house.token, urls=("https://127.0.0.1:9", url(at)))
     assert Sender(known).send(note).state == "waiting"

@@ -16,6 +16,7 @@ from idiolect.client import Client
 from tests.idiolect.pulls import everything
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_whoever_is_killed_nothing_is_lost(tmp_path: Path) -> None:
     said: list[str] = []
@@ -36,6 +37,7 @@ except SyncError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_wrong_by_a_year(url: str, publish: Callable[..., bytes], into: Path) -> None:
     """Ahead, everything seems to be old: what is there stays in use. Behind, nothing does. Mended, all is well."""
 
@@ -114,6 +116,7 @@ main(*map(Path, sys.argv[1:]))
 DISKS = 'for disk in "$1" "$2"; do mount -t tmpfs -o size=1500k none "$disk" || exit 9; done; shift 2; exec "$@"'
 
 
+@pytest.mark.slow
 def test_full_disks_on_both_sides(tmp_path: Path) -> None:
     """Real ones: what is published stays published, what is in use stays in use, and with room again all goes on."""
     if not shutil.which("unshare"):

@@ -35,6 +35,7 @@ def test_every_release_as_it_comes(url: str, publish: Callable[..., bytes], into
     assert seen == ["r-0001", "r-0002", "r-0003"]
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_trouble(url: str, publish: Callable[..., bytes], into: Path) -> None:
     seen: list[Pulled] = []
     troubles: list[float] = []
@@ -71,6 +72,7 @@ def test_one_watch_at_a_time(url: str, publish: Callable[..., bytes], into: Path
     assert Client(into, "android-futo", url=url).pull().release_id == "r-0001"
 
 
+@pytest.mark.slow
 def test_a_round_waits_for_news(url: str, publish: Callable[..., bytes], into: Path) -> None:
     publish(1)
     client = Client(into, "android-futo", url=url)

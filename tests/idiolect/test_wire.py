@@ -141,6 +141,7 @@ def test_what_is_refused(where: str, value: object) -> None:
         Manifest.model_validate_json(json.dumps(changed(where, value)))
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),

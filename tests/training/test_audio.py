@@ -120,6 +120,7 @@ def test_too_short_for_a_word(tmp_path: Path, seconds: float) -> None:
     assert "too short" in error(write_wav(tmp_path / "a.wav", sound(seconds)))
 
 
+@pytest.mark.slow
 def test_too_long(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "talk.wav", np.zeros(2 * 3600 * 4000 + 8000, np.float32), 4_000, width_bytes=1)
 

@@ -40,6 +40,7 @@ DAMAGES: dict[str, tuple[str, str, Damage]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 @pytest.mark.parametrize("number", [0, 7, 20])
 def test_every_damage_is_found_and_the_undamaged_is_not(voices: Path, name: str, number: int) -> None:

@@ -64,6 +64,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     house.library.close()
 
 
+@pytest.mark.slow
 async def test_recordings_arrive_as_a_sync_tool_writes_them(house: House, voices: Path) -> None:
     changes: list[tuple[int, bool]] = []
     house.intake.on_change = lambda: changes.append((house.library.counts().ready, house.intake.busy))
@@ -81,6 +82,7 @@ async def test_recordings_arrive_as_a_sync_tool_writes_them(house: House, voices
     assert house.intake.warnings == ()
 
 
+@pytest.mark.slow
 async def test_a_file_still_growing_is_left_alone(house: House) -> None:
     whole = house.put("a.wav", seconds=2).read_bytes()
     async with house.running():
@@ -91,6 +93,7 @@ async def test_a_file_still_growing_is_left_alone(house: House) -> None:
         await house.until(lambda: house.library.counts().ready == 1)
 
 
+@pytest.mark.slow
 async def test_a_file_that_stopped_half_way_waits_for_the_rest(house: House) -> None:
     path = house.put("a.wav", seconds=2)
     whole = path.read_bytes()
@@ -102,6 +105,7 @@ async def test_a_file_that_stopped_half_way_waits_for_the_rest(house: House) -> 
         await house.until(lambda: house.library.counts().ready == 1)
 
 
+@pytest.mark.slow
 async def test_text_late_edited_and_deleted_and_a_recording_deleted(house: House) -> None:
     path = house.put("a.wav", None)
     async with house.running():
@@ -123,6 +127,7 @@ async def test_text_late_edited_and_deleted_and_a_recording_deleted(house: House
         await house.until(lambda: house.library.recordings() == [])
 
 
+@pytest.mark.slow
 async def test_the_same_sound_twice_counts_once(house: House) -> None:
     shutil.copy(house.put("a.wav"), house.folder / "b.wav")
     (house.folder / "b.txt").write_text("some words")
@@ -132,6 +137,7 @@ async def test_the_same_sound_twice_counts_once(house: House) -> None:
     assert (counts.ready, counts.duplicate, counts.clips, counts.ready_s) == (1, 1, 1, 0.5)
 
 
+@pytest.mark.slow
 async def test_every_bad_file_has_its_reason_and_the_rest_goes_on(house: House) -> None:
     names = ["two words.wav", 'it\'s "so".wav', "line\nbreak.wav", "🎤.wav", "שלום.wav", "deep/er/a.wav"]
     for seed, name in enumerate(names):
@@ -201,6 +207,7 @@ async def test_no_worker_is_a_warning_and_no_fault_of_the_recordings(house: Hous
     assert not intake.busy
 
 
+@pytest.mark.slow
 async def test_what_hindered_all_recordings_is_tried_again_soon(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.intake.intake.POLL_S", 0.1)
     house.put("a.wav")
@@ -223,6 +230,7 @@ async def test_a_crash_costs_one_recording(house: House) -> None:
     assert "the decoder crashed on it" in house.reasons()["crash.wav"]
 
 
+@pytest.mark.slow
 async def test_a_missing_folder_is_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.intake.intake.POLL_S", 0.1)
     house.put("a.wav")
@@ -241,6 +249,7 @@ async def test_a_missing_folder_is_waited_for(house: House, monkeypatch: pytest.
         await house.until(lambda: house.library.counts().ready == 2)
 
 
+@pytest.mark.slow
 async def test_what_comes_back_unchanged_is_ready_at_once(house: House) -> None:
     path = house.put("a.wav")
     await house.intake.rescan()
@@ -254,6 +263,7 @@ async def test_what_comes_back_unchanged_is_ready_at_once(house: House) -> None:
     assert house.library.counts().ready == 1
 
 
+@pytest.mark.slow
 async def test_folders_no_longer_watched_leave_the_library(house: House, tmp_path: Path) -> None:
     house.put("a.wav")
     await house.intake.rescan()
@@ -263,6 +273,7 @@ async def test_folders_no_longer_watched_leave_the_library(house: House, tmp_pat
     assert house.library.recordings() == []
 
 
+@pytest.mark.slow
 async def test_polling_finds_changes_without_events(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.intake.intake.POLL_S", 0.1)
     house.intake = Intake(house.library, [house.folder], SETTLE_S, 3600, polling=True)
@@ -271,6 +282,7 @@ async def test_polling_finds_changes_without_events(house: House, monkeypatch: p
         await house.until(lambda: house.library.counts().ready == 1)
 
 
+@pytest.mark.slow
 async def test_a_full_disk_is_a_warning_and_the_recording_is_taken_later(house: House) -> None:
     house.put("a.wav")
     pages = house.library._db.execute("PRAGMA page_count").fetchone()[0]

@@ -59,6 +59,7 @@ async def test_a_worker_that_dies_costs_one_recording(reader: Reader, name: str,
     assert before.reason != after.reason
 
 
+@pytest.mark.slow
 async def test_one_worker_serves_many_and_leaves_when_idle() -> None:
     reader = Reader(fake(), idle_s=0.2)
 
@@ -73,6 +74,7 @@ async def test_one_worker_serves_many_and_leaves_when_idle() -> None:
     await reader.close()
 
 
+@pytest.mark.slow
 async def test_a_recording_that_takes_for_ever() -> None:
     reader = Reader(fake(), timeout_s=1.0)
 
@@ -102,6 +104,7 @@ async def test_a_worker_that_does_not_start_is_not_the_recordings_fault(argv: tu
     assert not reader.running
 
 
+@pytest.mark.slow
 async def test_the_real_worker_and_its_limits(tmp_path: Path) -> None:
     reader = Reader()
     name = "line\nbreak \"quote\" 'שלום' 🎤.wav"

@@ -24,6 +24,7 @@ def watch() -> Iterator[Watch]:
         watcher.stop()
 
 
+@pytest.mark.slow
 def test_wakes_for_every_kind_of_change(tmp_path: Path, watch: Watch) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "old.txt").write_text("one")

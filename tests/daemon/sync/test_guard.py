@@ -129,6 +129,7 @@ async def test_an_expired_token(published: Ask, home: House) -> None:
     assert (await published("/v1/manifest", token=token))[0] == 401
 
 
+@pytest.mark.slow
 async def test_revoking_cuts_what_runs(store: ReleaseStore, home: House, tmp_path: Path) -> None:
     """A stolen phone: its download and its waiting end at once, its next request is refused, others go on."""
     store.publish(candidate(tmp_path / "made", 1, size_bytes=60_000_000))
@@ -179,6 +180,7 @@ async def test_headers_tell_nothing(published: Ask, store: ReleaseStore) -> None
     assert set(hello) == {"id", "api", "label", "pairing", "now"}
 
 
+@pytest.mark.slow
 async def test_bodies_are_bounded(ask: Ask, home: House) -> None:
     home.server.pairing.open("a" * 12, ["127.0.0.1:1"])
 
@@ -233,6 +235,7 @@ async def test_half_a_header_is_not_waited_for(home: House, monkeypatch: pytest.
         writer.close()
 
 
+@pytest.mark.slow
 async def test_strangers_share_few_connections(home: House) -> None:
     """Thirty idle connections from one address: 22 are dropped, and who is paired goes on being answered."""
     ((host, port),) = await home.server.start()
@@ -308,6 +311,7 @@ async def test_no_plain_port_by_default(ask: Ask, server: House) -> None:
     assert Door("", "127.0.0.1", 0).plain_port is None
 
 
+@pytest.mark.slow
 async def test_files_are_sent_in_few_slots(store: ReleaseStore, home: House, tmp_path: Path) -> None:
     """Two at once for each device, four in all; who leaves makes room."""
     store.publish(candidate(tmp_path / "made", 1, size_bytes=60_000_000))

@@ -180,6 +180,7 @@ async def test_headers_of_a_file(plain: PlainHouse, store: ReleaseStore, tmp_pat
         assert (status, body, headers["X-Repo-Commit"]) == (304, b"", commit_of(FILES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain_door", [Door("desk", "127.0.0.1", 0, plain_port=0, bytes_per_s=8e6)])
 async def test_who_asks_for_everything_at_once_waits(plain: PlainHouse, store: ReleaseStore, tmp_path: Path) -> None:
     files = {f"{i}.bin": model_bytes(i, 2 * CHUNK_BYTES) for i in range(8)}

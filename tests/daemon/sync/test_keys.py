@@ -117,6 +117,7 @@ def test_a_damaged_root(folder: Path) -> None:
         Keys(folder, REPO)
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_of_being_made(tmp_path: Path) -> None:
     n, killed = 0, True
     while killed:
@@ -128,6 +129,7 @@ def test_killed_at_any_step_of_being_made(tmp_path: Path) -> None:
     assert n > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root_too", [False, True])
 def test_killed_at_any_step_of_a_rotation(tmp_path: Path, root_too: bool) -> None:
     """The old keys or the new ones count, devices follow, and the next rotation is not confused by what is left."""

@@ -94,6 +94,7 @@ async def test_nothing_is_shown_once_the_window_is_closed(
     assert (await get(url))[0] == 404
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BROWSER, reason="no chromium to look at the page with")
 @pytest.mark.timeout(120)
 async def test_as_a_browser_shows_it(page: PairingPage, desk: PairingDesk, tmp_path: Path) -> None:

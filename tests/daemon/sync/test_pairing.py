@@ -170,6 +170,7 @@ def test_one_address_tries_ten_times_an_hour(desk: PairingDesk, clock: Clock) ->
     assert begun(desk, "10.0.0.2")
 
 
+@pytest.mark.slow
 def test_who_sits_in_between_can_only_guess() -> None:
     """A relay with a key of its own, and every freedom the protocol leaves: it answers the phone with a nonce of its
     choice after it has seen the phone's commitment, and commits to the desktop before it sees the desktop's nonce. In
@@ -183,6 +184,7 @@ def test_who_sits_in_between_can_only_guess() -> None:
     assert equal <= 1
 
 
+@pytest.mark.slow
 def test_without_the_commitment_somebody_in_between_would_win() -> None:
     """Why the commitment is there: who may choose its nonce last finds equal digits in a moment."""
     nonce_c, nonce_s, shown = b"c" * 32, b"s" * 32, six_digits(b"relay", b"c" * 32, b"r" * 32)

@@ -100,6 +100,7 @@ def test_what_is_withdrawn_is_never_offered_again(three: ReleaseStore, devices: 
     ] * 3
 
 
+@pytest.mark.slow
 def test_a_current_file_is_never_collected(three: ReleaseStore, tmp_path: Path) -> None:
     """Also where many newer releases have come and gone."""
     for seed in range(10, 22):

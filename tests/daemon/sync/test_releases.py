@@ -228,6 +228,7 @@ def test_too_little_room_is_seen_before_copying(
     assert store.manifest is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
 def test_an_exception_at_any_step_leaves_the_old_state(tmp_path: Path, first: bool) -> None:
     def publish(fail_at: int, root: Path) -> bool:

@@ -66,6 +66,7 @@ async def test_two_hundred_wrong_recordings(rooms: Rooms, phone: Device) -> None
     assert review(rooms, {"action": "undo", "device": phone.id})["undone"] == 0
 
 
+@pytest.mark.slow
 async def test_copies_elsewhere_are_told_of(rooms: Rooms, phone: Device) -> None:
     arrive(rooms.inbox, phone, 1)
     rooms.inbox.take(1)

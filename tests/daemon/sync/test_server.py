@@ -77,6 +77,7 @@ async def test_manifest_if_none_match(published: Ask, etags: str, status: int) -
     assert bool(answer[2]) == (status == 200)
 
 
+@pytest.mark.slow
 async def test_waiting_for_news(published: Ask, server: Server, store: ReleaseStore, tmp_path: Path) -> None:
     started = time.monotonic()
     waiting = asyncio.create_task(published("/v1/manifest", 'If-None-Match: "mv-1"', "Prefer: respond-async, wait=20"))
@@ -158,6 +159,7 @@ async def test_blob(published: Ask) -> None:
     ],
     ids=lambda value: value[0][:40] if isinstance(value, list) else None,
 )
+@pytest.mark.slow
 async def test_blob_conditions(published: Ask, asked: list[str], status: int, first: int, end: int) -> None:
     answer, headers, body = await published(BLOB, *asked)
     assert answer == status
@@ -286,6 +288,7 @@ async def test_a_damaged_blob_is_not_served(published: Ask, store: ReleaseStore,
     assert (await published("/v1/hello"))[0] == 200
 
 
+@pytest.mark.slow
 async def test_who_leaves_or_does_not_read_is_let_go(
     home: House,
     store: ReleaseStore,
@@ -350,6 +353,7 @@ async def test_the_whole_network(home: House, store: ReleaseStore, bind: str) ->
         await server.stop()
 
 
+@pytest.mark.slow
 async def test_the_speed_can_be_limited(store: ReleaseStore, tmp_path: Path) -> None:
     home = house(store, tmp_path / "home", Door("", "127.0.0.1", 0, bytes_per_s=3_000_000))
     store.publish(candidate(tmp_path, 1, size_bytes=SIZE))

@@ -57,6 +57,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -79,6 +80,7 @@ def test_mistakes_are_told_before_a_model_is_opened(
     assert opened == []
 
 
+@pytest.mark.slow
 def test_clips_without_a_word_cannot_be_scored(data: Path, tmp_path: Path, opened: list[str]) -> None:
     for text in data.glob("*.txt"):
         text.write_text("…!")
@@ -133,6 +135,7 @@ def test_missing_rivals_are_named_for_tuned_models_alone() -> None:
     assert missing_rivals(compared(["a"], {"tiny": ["a"]}, facts)) == []
 
 
+@pytest.mark.slow
 def test_a_model_is_known_by_its_files(cache: Path, nano: Path, tmp_path: Path) -> None:
     from exporters import export_file, export_to
 

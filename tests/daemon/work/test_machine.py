@@ -36,6 +36,7 @@ def test_work_of_idiolect_itself_is_no_load_and_others_work_is(tmp_path: Path, m
     assert reading.calm_s < 60
 
 
+@pytest.mark.slow
 def test_the_time_of_children_counts_as_own() -> None:
     from daemon.work.machine import _times_s
 

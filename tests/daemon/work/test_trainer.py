@@ -34,6 +34,7 @@ async def test_a_run_ends_in_library_and_store(rooms: Rooms) -> None:
     assert heard[1][1]["message"] == {"kind": "stage", "name": "train"}
 
 
+@pytest.mark.slow
 async def test_a_stopped_run_goes_on(rooms: Rooms) -> None:
     trainer = Trainer(rooms, pipeline("slow"), lambda kind, data: None)
     training = asyncio.create_task(trainer.train("nano", None))
@@ -48,6 +49,7 @@ async def test_a_stopped_run_goes_on(rooms: Rooms) -> None:
     assert (again.id, again.state) == (stopped.id, "published")
 
 
+@pytest.mark.slow
 async def test_a_run_that_failed_for_want_of_disk_space_goes_on(rooms: Rooms) -> None:
     lacking = ["disk space: 0.1 of 2 GB are free", ""]
     trainer = Trainer(rooms, pipeline("fail"), lambda kind, data: None, lambda: lacking.pop(0))
@@ -70,6 +72,7 @@ async def test_a_finished_job_is_not_repeated_for_its_publication(rooms: Rooms) 
     assert len(job_log(rooms.paths)) == 2
 
 
+@pytest.mark.slow
 async def test_no_job_begins_while_an_old_one_holds_its_folder(rooms: Rooms) -> None:
     old = runs.begin(rooms, "tiny")
     trainer = Trainer(rooms, pipeline("good"), lambda kind, data: None)
