@@ -56,15 +56,15 @@ def _killed(nano: Path, out: Path, at_step: int) -> list[Message]:
 
 
 def test_a_killed_training_goes_on_to_the_same_end(nano: Path, whole: list[Message], tmp_path: Path) -> None:
-    first = _killed(nano, tmp_path / "me", random.SystemRandom().randint(4, 13))
+    first = _killed(nano, tmp_path / "me", random.SystemRandom().randint(4, 9))
     saved = [0, *values(first, "checkpoint_step")]
     second: list[Message] = []
     outcome = train(nano, tmp_path / "me", SETTINGS, second)
-    assert outcome.steps == SETTINGS.max_steps == 16
+    assert outcome.steps == SETTINGS.max_steps == 12
     began = _steps(second)[0] - 1
     assert began >= saved[-1]
     interval = max(b - a for a, b in zip(saved, [*saved[1:], max(_steps(first))], strict=True))
-    assert len(_steps(first)) + len(_steps(second)) <= 16 + interval
+    assert len(_steps(first)) + len(_steps(second)) <= 12 + interval
     assert values(second, "loss") == pytest.approx(values(whole, "loss")[-len(values(second, "loss")) :], rel=1e-3)
 
 
@@ -79,13 +79,13 @@ def _stopped_at(nano: Path, out: Path, step: int, settings: Settings = SETTINGS)
 
 
 def test_a_torn_checkpoint_gives_way_to_the_one_before(nano: Path, whole: list[Message], tmp_path: Path) -> None:
-    _stopped_at(nano, tmp_path / "me", 12)
+    _stopped_at(nano, tmp_path / "me", 8)
     newest = tmp_path / "me.state" / "latest" / "state.safetensors"
     newest.write_bytes(newest.read_bytes()[:100_000])
     heard: list[Message] = []
     train(nano, tmp_path / "me", SETTINGS, heard)
     assert "damaged" in warnings(heard)
-    assert 0 < values(heard, "continued_at_step")[0] < 12
+    assert 0 < values(heard, "continued_at_step")[0] < 8
     assert values(heard, "loss")[-1] == pytest.approx(values(whole, "loss")[-1], rel=1e-3)
 
 
@@ -147,7 +147,7 @@ class _Diverging(BatchLoss):
     """Is no number at one step of the first `times` passes over it."""
 
     times, seen = 1, 0
-    step = 14
+    step = 9
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         type(self).seen += 1
@@ -164,9 +164,9 @@ def test_a_diverging_loss_goes_back_once_with_half_the_rate(
     monkeypatch.setattr("training.loop.BatchLoss", _Diverging)
     heard: list[Message] = []
     outcome = train(nano, tmp_path / "me", SETTINGS, heard)
-    assert outcome.steps == 16
+    assert outcome.steps == 12
     assert "half the learning rate" in warnings(heard)
-    assert 0 < values(heard, "continued_at_step")[0] <= 13
+    assert 0 < values(heard, "continued_at_step")[0] <= 8
     assert values(heard, "learning_rate")[-1] == pytest.approx(values(whole, "learning_rate")[-1] / 2)
     monkeypatch.setattr(_Diverging, "times", 2)
     monkeypatch.setattr(_Diverging, "seen", 0)
