@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("idiolect", "device_profiles", "exporters", "training", "daemon")
 MODULES = sorted(
@@ -59,7 +60,6 @@ def _probe(light: tuple[str, ...], modules: set[str]) -> dict[str, list[str] | s
     return dict(json.loads(line) for line in done.stdout.splitlines())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_can_be_imported_first_and_brings_nothing_heavy(
     module: str, loaded: dict[str, list[str] | str]
