@@ -15,17 +15,31 @@ import numpy.typing as npt
 Floats: TypeAlias = npt.NDArray[np.float32]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 BLOCK = 32
+_LEAST_NORMAL_F16 = np.uint32(0x38800000)  # 2**-14, as float32
+_F16_SPAN = np.uint32(0x477FE000 - 0x38800000)  # up to 65504
 
 
 def via_f16(values: Floats) -> Floats:
     """The float32 values rounded to float16 and back; what is too large becomes infinite."""
+    bits = values.view(np.uint32)
+    whole = bits >> np.uint32(13)  # 13 bits of the fraction go, half to even; numpy's float16 takes four times as long
+    whole &= np.uint32(1)
+    whole += bits
+    whole += np.uint32(0xFFF)
+    whole &= np.uint32(0xFFFFE000)
+    rounded: Floats = whole.view(np.float32)
+    magnitude = bits & np.uint32(0x7FFFFFFF)
+    magnitude -= _LEAST_NORMAL_F16
+    rare = np.flatnonzero(magnitude > _F16_SPAN)
     with np.errstate(over="ignore"):
-        return values.astype(np.float16).astype(np.float32)
+        rounded.flat[rare] = values.flat[rare].astype(np.float16)
+    return rounded
 
 
 def quantize(values: Floats, quantization: str) -> Bytes:
     """Blocks (blocks, bytes) in q4_0, q4_1, q5_0, q5_1 or q8_0 of 1-D finite float32 values, a multiple of 32 long."""
-    return _QUANTIZERS[quantization](values.reshape(-1, BLOCK))
+    # A block to the column: numpy then works along thousands of blocks at once, twice as fast as along 32 weights.
+    return _QUANTIZERS[quantization](np.array(values.reshape(-1, BLOCK).T, order="C"))
 
 
 def _q4_0(x: Floats) -> Bytes:
@@ -49,13 +63,15 @@ def _q5_1(x: Floats) -> Bytes:
 
 
 def _q8_0(x: Floats) -> Bytes:
-    scale = np.abs(x).max(axis=1) / np.float32(127)
-    scaled = x * _inverse(scale)[:, None]
-    # C's roundf goes away from zero at ties, numpy's rint to even; truncating after adding a half is not the same,
-    # because the sum of 0.49999997 and 0.5 rounds up.
-    whole = np.trunc(scaled)
-    whole += np.copysign((np.abs(scaled - whole) >= 0.5).astype(np.float32), scaled)
-    return np.hstack([_f16_bytes(scale), whole.astype(np.int8).view(np.uint8)])
+    scale = np.abs(np.maximum(x.max(axis=0), -x.min(axis=0))) / np.float32(127)  # abs: never -0
+    x *= _inverse(scale)
+    whole = np.rint(x)
+    x -= whole
+    # C's roundf goes away from zero at ties, numpy's rint to even.
+    up, down = x == np.float32(0.5), x == np.float32(-0.5)
+    whole += up & (whole >= 0)
+    whole -= down & (whole <= 0)
+    return np.hstack([_f16_bytes(scale), whole.astype(np.int8).view(np.uint8).T])
 
 
 _QUANTIZERS: dict[str, Callable[[Floats], Bytes]] = {
@@ -70,26 +86,27 @@ _QUANTIZERS: dict[str, Callable[[Floats], Bytes]] = {
 def _symmetric(x: Floats, bits: int) -> tuple[Floats, Bytes]:
     """Scale and codes where the weight of largest magnitude, with its sign, gets the lowest code."""
     half = 1 << (bits - 1)
-    high, low = x.max(axis=1), x.min(axis=1)
+    high, low = x.max(axis=0), x.min(axis=0)
     extreme = np.where(high > -low, high, low)
     tied = np.flatnonzero(high == -low)  # ggml takes whichever comes first
-    extreme[tied] = x[tied, np.abs(x[tied]).argmax(axis=1)]
+    extreme[tied] = x[np.abs(x[:, tied]).argmax(axis=0), tied]
     scale = (extreme + np.float32(0)) / np.float32(-half)  # the sum turns -0 into the 0 that ggml starts from
-    codes = x * _inverse(scale)[:, None]
-    codes += np.float32(half + 0.5)
-    return scale, np.minimum(codes.astype(np.uint8), np.uint8(2 * half - 1))
+    x *= _inverse(scale)
+    x += np.float32(half + 0.5)
+    return scale, np.minimum(x.astype(np.uint8), np.uint8(2 * half - 1))
 
 
 def _affine(x: Floats, bits: int) -> tuple[Floats, Floats, Bytes]:
     """Scale, minimum and codes that spread over the block's range."""
     top = (1 << bits) - 1
-    low = x.min(axis=1)
+    low = x.min(axis=0)
     zero = np.flatnonzero(low == 0)  # 0 or -0: ggml keeps the sign of whichever comes first
-    low[zero] = x[zero, (x[zero] == 0).argmax(axis=1)]
-    scale = np.abs(x.max(axis=1) - low) / np.float32(top)  # abs: never -0
-    codes = (x - low[:, None]) * _inverse(scale)[:, None]
-    codes += np.float32(0.5)
-    return scale, low, np.minimum(codes.astype(np.uint8), np.uint8(top))
+    low[zero] = x[(x[:, zero] == 0).argmax(axis=0), zero]
+    scale = np.abs(x.max(axis=0) - low) / np.float32(top)  # abs: never -0
+    x -= low
+    x *= _inverse(scale)
+    x += np.float32(0.5)
+    return scale, low, np.minimum(x.astype(np.uint8), np.uint8(top))
 
 
 def _inverse(scale: Floats) -> Floats:
@@ -104,9 +121,10 @@ def _f16_bytes(scale: Floats) -> Bytes:
 
 def _nibbles(codes: Bytes) -> Bytes:
     """The low four bits: weight j in the low half of byte j, weight j + 16 in its high half."""
-    return (codes[:, :16] & np.uint8(15)) | (codes[:, 16:] << np.uint8(4))
+    return ((codes[:16] & np.uint8(15)) | (codes[16:] << np.uint8(4))).T
 
 
 def _fifth_bits(codes: Bytes) -> Bytes:
     """The fifth bits of 32 weights as one little-endian 32-bit number."""
-    return np.packbits(codes >> np.uint8(4), axis=1, bitorder="little")
+    bits = (codes >> np.uint8(4)).reshape(4, 8, -1) << np.arange(8, dtype=np.uint8)[:, None]
+    return np.asarray(np.bitwise_or.reduce(bits, axis=1).T)

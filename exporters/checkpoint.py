@@ -128,7 +128,7 @@ def read_tokens(folder: Path, dims: Dims) -> tuple[bytes, ...]:
         )
     table = byte_table()
     try:
-        return tuple(bytes(table[char] for char in words[index]) for index in range(count))
+        return tuple(bytes(map(table.__getitem__, words[index])) for index in range(count))
     except KeyError as error:
         raise CheckpointError(f"{path} is not a byte-level vocabulary: it holds {error}", _TOKENIZER_HINT) from None
 

@@ -79,6 +79,15 @@ def test_fifth_bits_lie_apart() -> None:
     assert block[6:8].tolist() == [0x00, 0x0F]
 
 
+def test_via_f16_is_numpys_float16_around_every_one_of_them() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    every = every[np.isfinite(every)].view(np.int32)
+    near = (every[:, None] + np.array([-4097, -4096, -4095, -1, 0, 1, 4095, 4096, 4097], np.int32)).view(np.float32)
+    with np.errstate(over="ignore"):
+        expected = near.astype(np.float16).astype(np.float32)
+    assert blocks.via_f16(near.ravel()).tobytes() == expected.tobytes()
+
+
 def test_via_f16_rounds_and_overflows_quietly() -> None:
     got = blocks.via_f16(np.array([1 + 2**-12, 65504, 1e6, -1e6, 1e-9], np.float32))
     assert got.tolist() == [1.0, 65504.0, np.inf, -np.inf, 0.0]
