@@ -20,6 +20,11 @@ class Errand(Generic[T]):
         self._late = False
         threading.Thread(target=self._run, args=(call,), name="errand", daemon=True).start()
 
+    @property
+    def done(self) -> bool:
+        """Whether the call has come back."""
+        return self._answer.done()
+
     async def result(self, patience_s: float) -> T:
         """What the call returned or raised. TimeoutError when that takes longer, and then at once until it has come."""
         if self._answer.done():

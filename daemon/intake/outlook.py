@@ -48,13 +48,16 @@ class Outlook:
 
     async def look(self, mounts: Collection[str]) -> Look:
         """What is there now, and which of `mounts` still are. A late answer is given to the call after it."""
-        self._looking = self._looking or Errand(functools.partial(self._look, self.holding(mounts)))
+        self._looking = errand = self._looking or Errand(functools.partial(self._look, self.holding(mounts)))
         try:
-            found = await self._looking.result(PATIENCE_S)
+            found = await errand.result(PATIENCE_S)
         except TimeoutError:
             self.silent = True
             return Look(Listing(unreadable={str(self.folder): SILENT}))
-        self._looking, self.silent = None, False
+        finally:
+            if errand.done:
+                self._looking = None
+        self.silent = False
         return found
 
     async def changed(self, mounts: Collection[str], away: Collection[str]) -> bool:
