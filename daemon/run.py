@@ -40,7 +40,7 @@ from idiolect.errors import CheckpointError, ConfigError, DatasetError, StoreErr
 from idiolect.wire import Report
 
 REST_S = 0.5
-REST_FACTOR = 4
+REST_FACTOR = 20
 """After a decision it rests for so many times as long as that took, and for REST_S at least: files arrive in bursts."""
 TELL_EVERY_S = 5.0
 """How often `on_event` hears of recordings while they still arrive."""

@@ -61,7 +61,7 @@ After=network.target
 
 [Service]
 Type=notify
-ExecStart={" ".join(map(_quoted, service.command))}
+ExecStart={" ".join(_quoted(word).replace("$", "$$") for word in service.command)}
 ExecReload=/bin/kill -HUP $MAINPID
 {environment}Restart=on-failure
 RestartSec=30
@@ -261,6 +261,6 @@ def installer(paths: Paths) -> Installer:
 
 
 def _quoted(text: str) -> str:
-    """One word of a unit file: systemd expands % and $ and reads backslashes."""
-    doubled = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$").replace("\n", "\\n")
+    """One word of a unit file: systemd expands % and reads backslashes."""
+    doubled = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("\n", "\\n")
     return f'"{doubled}"' if re.search(r"[\s\"';\\]", text) else doubled

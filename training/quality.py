@@ -38,6 +38,8 @@ _FRAME_S = 0.025
 _RUN_SAMPLES = 3
 _PAUSE_DB = 20.0  # a frame so far under the speech is a pause
 _HUM_STEP = 16
+_HUM_PEAK = range(-2, 3)
+_HUM_BESIDE = [*range(-12, -4), *range(5, 13)]  # Hz to its left and right
 
 _SCRIPTS = {
     "ARABIC": "ar fa ur ps sd",
@@ -102,11 +104,10 @@ def measure(pcm: Pcm) -> Measures:
     frame = round(_FRAME_S * RATE_HZ)
     frames = pcm[: pcm.size // frame * frame].reshape(-1, frame) if pcm.size >= frame else pcm[None]
     levels = 10 * np.log10(np.mean(np.square(frames, dtype=np.float32), axis=1) + 1e-10)
-    speech_dbfs = float(np.percentile(levels, 95))
+    noise_dbfs, speech_dbfs = map(float, np.percentile(levels, [10, 95]))
     pauses = levels < speech_dbfs - _PAUSE_DB
     heard = np.flatnonzero(~pauses)
     gaps = np.diff(np.concatenate([[-1], heard, [len(levels)]])) - 1
-    noise_dbfs = float(np.percentile(levels, 10))
     return Measures(
         duration_s=pcm.size / RATE_HZ,
         speech_s=float(heard.size) * _FRAME_S,
@@ -214,16 +215,12 @@ def _hum_dbfs(pcm: Pcm) -> float:
     frames = np.lib.stride_tricks.sliding_window_view(low, window)[:: window // 2]
     power = np.abs(np.fft.rfft(frames * _hann(window), axis=1)) ** 2
     steady = power.min(axis=0) * (4 / (1.5 * window**2)) + 1e-20  # one bin is 1 Hz; a voice leaves no bin loud for long
-    loudest = -100.0
-    for mains_hz in (50, 60):
-        peaks = []
-        for at in (mains_hz, 2 * mains_hz, 3 * mains_hz, 4 * mains_hz):
-            peak = float(steady[at - 2 : at + 3].sum())
-            around = np.median(np.concatenate([steady[at - 12 : at - 4], steady[at + 5 : at + 13]]))
-            peaks.append(peak if peak > 30 * around else 0.0)
-        if any(peaks[:2]):  # a tone at a higher multiple alone is something else
-            loudest = max(loudest, 10 * float(np.log10(sum(peaks) / 2 + 1e-10)))
-    return loudest
+    at = np.outer((50, 60), (1, 2, 3, 4))[..., None]  # Hz
+    around = np.median(steady[at + _HUM_BESIDE], axis=-1)
+    peaks = steady[at + _HUM_PEAK].sum(axis=-1)
+    peaks[peaks <= 30 * around] = 0.0
+    sums = peaks[peaks[:, :2].any(axis=1)].sum(axis=1)  # a tone at a higher multiple alone is something else
+    return 10 * float(np.log10(sums.max() / 2 + 1e-10)) if sums.size else -100.0
 
 
 @cache

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from daemon.intake.library import Known, Library
+from daemon.intake.outlook import PATIENCE_S, SILENT, Look, Outlook
 from daemon.intake.reader import Reader
 from daemon.intake.reading import Reading, Request
-from daemon.intake.scan import Listing, Settling, Stamp, is_below, is_mount, is_usable_name, readable, scan
+from daemon.intake.scan import Listing, Settling, Stamp, is_below, is_usable_name, readable
 from daemon.intake.watcher import Watcher, watches_held
 from idiolect.errors import JobError
 
@@ -23,8 +24,9 @@ POLL_S = 5.0
 """How often to look where no events come: on network mounts, and for a folder that is missing."""
 _MIN_SPACING_S = 0.2
 _NAMED = 3
-_REST_FACTOR = 10  # listing a large folder is followed by so many times its length of rest while files arrive …
-_POLL_REST_FACTOR = 100  # … and by so many when nothing tells of changes: 1 % of one core
+_REST_FACTOR = 10  # listing a large folder costs so many times its length of rest while files arrive …
+_POLL_REST_FACTOR = 100  # … and so many when nothing tells of changes: 1 % of one core
+_CREDIT_S = 5.0  # so much rest may be taken later: a single recording need not wait for it
 
 
 class Intake:
@@ -47,7 +49,8 @@ class Intake:
     ) -> None:
         self.on_change: Callable[[], None] = lambda: None
         self._library = library
-        self._folders = tuple(Path(os.path.abspath(folder)) for folder in folders)  # noqa: PTH100  links stay as named
+        named = (Path(os.path.abspath(folder)) for folder in folders)  # noqa: PTH100  links stay as named
+        self._outlooks = {folder: Outlook(folder) for folder in named}
         self._settle_s = settle_s
         self._rescan_s = rescan_s
         self._polling = polling
@@ -58,7 +61,8 @@ class Intake:
         self._woken = asyncio.Event()
         self._retrying: set[str] = set()
         self._busy = False
-        self._list_s = 0.0
+        self._list_s = self._rested_at_s = 0.0
+        self._told = False
         self._folders_seen = self._folders_watched = 0
         self._short_of_watches = False
         self._mounts = library.mounts()
@@ -83,26 +87,19 @@ class Intake:
     async def run(self) -> None:
         """Watch until cancelled."""
         loop = asyncio.get_running_loop()
-        watchers = [
-            Watcher(folder, lambda: loop.call_soon_threadsafe(self._woken.set), self._polling)
-            for folder in self._folders
-        ]
+        for outlook in self._outlooks.values():
+            outlook.watch(lambda: loop.call_soon_threadsafe(self._woken.set), self._polling)
         full_look_at_s = 0.0
         try:
             while True:
-                told = [watcher.check() for watcher in watchers]  # before the look: a later change wakes us
-                self._watch_problems = tuple(watcher.problem for watcher in watchers if watcher.problem)
                 self._woken.clear()
                 full = time.monotonic() >= full_look_at_s
                 if full:
                     full_look_at_s = time.monotonic() + self._rescan_s
                 await self._look(retry=full)
-                told.append(self._all_watched(watchers))
-                await self._wait(all(told), full_look_at_s - time.monotonic(), watchers)
+                await self._wait(self._all_watched() and self._told, full_look_at_s - time.monotonic())
         finally:
-            for watcher in watchers:
-                watcher.stop()
-            await self.close()
+            await asyncio.gather(self.close(), *(outlook.close() for outlook in self._outlooks.values()))
 
     async def rescan(self) -> None:
         """Look through the folders now and read what has settled; works without `run` too, then `close` after it."""
@@ -115,10 +112,10 @@ class Intake:
         for reader in self._readers:
             await reader.close()
 
-    def _all_watched(self, watchers: Sequence[Watcher]) -> bool:
+    def _all_watched(self) -> bool:
         """Whether the system watches every folder, and not only as many as its limit allows; asked when they change."""
-        if not any(watcher.watching for watcher in watchers):
-            return True  # `check` has said so
+        if not any(watcher.watching for watcher in self._watchers()):
+            return True  # the look has said so
         if self._folders_seen != self._folders_watched:
             held = watches_held()
             self._short_of_watches = held is not None and held < self._folders_seen
@@ -130,10 +127,14 @@ class Intake:
             )
         return not self._short_of_watches
 
-    async def _wait(self, told: bool, at_most_s: float, watchers: Sequence[Watcher]) -> None:
+    def _watchers(self) -> list[Watcher]:
+        return [outlook.watcher for outlook in self._outlooks.values() if outlook.watcher is not None]
+
+    async def _wait(self, told: bool, at_most_s: float) -> None:
         """Until the next look: soon while something settles, else when woken or when it is time."""
         looked_at_s = time.monotonic()
-        rest_s = self._list_s * _REST_FACTOR
+        self._rested_at_s = max(looked_at_s, self._rested_at_s) + self._list_s * _REST_FACTOR
+        rest_s = self._rested_at_s - _CREDIT_S - looked_at_s
         if self._busy:
             await asyncio.sleep(max(self._settle_s, rest_s, _MIN_SPACING_S))
             return
@@ -143,7 +144,7 @@ class Intake:
         while not self._woken.is_set() and (left_s := until_s - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):  # no event tells of a disk that comes or goes
                 await asyncio.wait_for(self._woken.wait(), min(left_s, POLL_S))
-            if any(watcher.stale for watcher in watchers) or self._unmounted() != self._away:
+            if any([await outlook.changed(self._mounts, self._away) for outlook in self._outlooks.values()]):
                 break
         if self._woken.is_set():
             await asyncio.sleep(max(_MIN_SPACING_S, looked_at_s + rest_s - time.monotonic()))  # one look for a burst
@@ -205,44 +206,44 @@ class Intake:
     async def _list(self) -> tuple[dict[str, tuple[Path | None, Stamp]], list[Listing]]:
         """What is there: by path, the watched folder (None where the name cannot be used) and the stamp."""
         found: dict[str, tuple[Path | None, Stamp]] = {}
-        listings = []
-        self._list_s = 0.0
-        for folder in self._folders:
-            listing, took_s = await asyncio.to_thread(_timed_scan, folder)
-            self._list_s += took_s
-            listings.append(listing)
+        outlooks = self._outlooks.values()
+        looks = await asyncio.gather(*(outlook.look(self._mounts) for outlook in outlooks))
+        listings = [look.listing for look in looks]
+        self._told = all(look.told for look in looks)
+        self._list_s = sum(look.took_s for look in looks)
+        for folder, listing in zip(self._outlooks, listings, strict=True):
             for path, stamp in listing.recordings.items():
                 if is_usable_name(path):
                     found.setdefault(path, (folder, stamp))
                 else:
                     found.setdefault(readable(path), (None, stamp))
         self._folders_seen = sum(listing.folders for listing in listings)
-        self._note_mounts(found, listings)
+        self._note_mounts(found, looks)
         closed = {at: why for listing in listings for at, why in listing.unreadable.items()}
-        self._problems = tuple(f"{readable(at)}: cannot be looked into: {why}" for at, why in closed.items())
+        self._problems = tuple(_closed(at, why) for at, why in closed.items())
+        self._watch_problems = tuple(watcher.problem for watcher in self._watchers() if watcher.problem)
         self._remarks = tuple(_remarks(listings))
         return found, listings
 
-    def _unmounted(self) -> set[str]:
-        return {mount for mount in self._mounts if not is_mount(mount)}
-
-    def _note_mounts(self, found: Mapping[str, object], listings: Sequence[Listing]) -> None:
+    def _note_mounts(self, found: Mapping[str, object], looks: Sequence[Look]) -> None:
         """Where recordings lie on a disk of its own, an empty folder later means that the disk is away."""
         parents = {os.path.dirname(path) for path in found}  # noqa: PTH120
-        holding = {
-            mount
-            for mount in self._mounts.union(*(listing.mounts for listing in listings))
-            if any(is_below(parent, mount) for parent in parents)
-        }
-        away = self._unmounted() - holding
-        for folder, listing in zip(self._folders, listings, strict=True):
-            for mount in sorted(mount for mount in away if is_below(mount, str(folder))):
-                listing.unreadable.setdefault(mount, "the disk that held its recordings is away")
-        mounts = {mount for mount in holding if is_mount(mount)} | away
+        mounts, self._away = set[str](), set[str]()
+        for outlook, look in zip(self._outlooks.values(), looks, strict=True):
+            known = outlook.holding(self._mounts)
+            if outlook.silent:
+                mounts |= known
+                continue
+            for mount in known | look.mounted:
+                holds = any(is_below(parent, mount) for parent in parents)
+                if mount not in look.mounted and not holds:
+                    look.listing.unreadable.setdefault(mount, "the disk that held its recordings is away")
+                    self._away.add(mount)
+                if holds is (mount in look.mounted):
+                    mounts.add(mount)
         if mounts != self._mounts:
             self._library.set_mounts(mounts)
             self._mounts = mounts
-        self._away = self._unmounted()
 
     def _note_absence(
         self, found: Mapping[str, tuple[Path | None, Stamp]], listings: Sequence[Listing], known: Mapping[str, Known]
@@ -263,18 +264,35 @@ class Intake:
             heard = last is not None and last.stamp.same_audio(stamp) and not last.retry
             sound = self._library.sound(path) if heard else None
             request = Request(path=Path(path), folder=folder, language=self._language, sound=sound)
-            reading = await reader.read(request)
+            answer = await self._ask(reader, request)
+            if answer is None:
+                return
+            reading = answer
         self._retrying.discard(path)
-        if reading.retry and not os.path.lexists(path):  # it left while it was read: the next look will tell
-            return
         self._library.record(path, stamp, reading)
         self.on_change()
 
+    async def _ask(self, reader: Reader, request: Request) -> Reading | None:
+        """None where there is nothing to say now: its folder answers no longer, or the recording left while it was
+        read; the next look will tell."""
+        outlook = self._outlooks[request.folder]
+        if outlook.silent:
+            return None
+        reading = asyncio.create_task(reader.read(request))
+        try:
+            while not (await asyncio.wait({reading}, timeout=PATIENCE_S))[0]:
+                if not await outlook.answers():
+                    self._problems += (_closed(str(outlook.folder), SILENT),)
+                    return None
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        found = reading.result()
+        return None if found.retry and not await outlook.has(request.path) else found
 
-def _timed_scan(folder: Path) -> tuple[Listing, float]:
-    """A look at a folder and the processor time it took: on a busy machine the clock would make it rest for minutes."""
-    began_s = time.thread_time()
-    return scan(folder), time.thread_time() - began_s
+
+def _closed(folder: str, why: str) -> str:
+    return f"{readable(folder)}: cannot be looked into: {why}"
 
 
 def _remarks(listings: Sequence[Listing]) -> Iterator[str]:

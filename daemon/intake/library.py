@@ -7,11 +7,11 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from daemon.intake.reading import ReadClip, Reading, Sound
 from daemon.intake.scan import Stamp
@@ -23,6 +23,7 @@ from training.fingerprint import SAME_BITS, difference, nearly_the_same
 
 RecordingState = Literal["ready", "waiting", "rejected", "duplicate"]
 _COMPARED_TAKES = 20
+T = TypeVar("T")
 RunState = Literal["running", "interrupted", "failed", "kept", "published"]
 
 
@@ -91,6 +92,7 @@ class Library:
         os.close(os.open(db, os.O_RDWR | os.O_CREAT, 0o600))
         self._db = sqlite3.connect(db, isolation_level=None)
         self._db.row_factory = sqlite3.Row
+        self._counted: dict[str, tuple[int, Any]] = {}
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA foreign_keys = ON")
@@ -112,19 +114,7 @@ class Library:
 
     def counts(self) -> RecordingCounts:
         """How many recordings there are, and how much speech is ready."""
-        query = "SELECT state, count(*) AS count FROM files WHERE NOT gone GROUP BY state"
-        of = {row["state"]: row["count"] for row in self._db.execute(query)}
-        row = self._one(
-            "SELECT count(*) AS clips, total(duration_s) AS ready_s, count(DISTINCT path) AS ready FROM ready_clips"
-        )
-        return RecordingCounts(
-            ready=row["ready"],
-            waiting=of.get("waiting", 0),
-            rejected=of.get("rejected", 0),
-            ready_s=row["ready_s"],
-            clips=row["clips"],
-            duplicate=of.get("ready", 0) - row["ready"],
-        )
+        return self._while_unchanged("counts", self._counts)
 
     def recordings(self, state: RecordingState | None = None) -> list[Recording]:
         """All recordings that are there, or those in one state, in the order of paths.
@@ -233,19 +223,7 @@ class Library:
 
     def new_since(self, tier: str) -> NewSpeech:
         """Ready clips, by sound and text, that the tier's newest published or kept run did not have."""
-        run = self._one(
-            "SELECT max(number) AS number FROM runs WHERE tier = ? AND state IN ('published', 'kept')", tier
-        )["number"]
-        new = self._one(
-            "SELECT count(*) AS clips, total(duration_s) AS duration_s FROM ready_clips WHERE NOT EXISTS ("
-            "SELECT 1 FROM run_clips AS had WHERE had.run = ? AND had.pcm_sha256 = ready_clips.pcm_sha256"
-            " AND had.text = ready_clips.text)",
-            run,
-        )
-        trained = self._one(
-            "SELECT total(duration_s) AS duration_s FROM run_clips WHERE run = ? AND side != 'held-out'", run
-        )
-        return NewSpeech(new["clips"], new["duration_s"], trained["duration_s"])
+        return self._while_unchanged(f"new since {tier}", lambda: self._new_since(tier))
 
     def create_run(self, tier: str, base: str, clips: Sequence[JobClip]) -> str:
         """A new run in state "running" over `clips`; its id, as in "run-0001"."""
@@ -298,6 +276,36 @@ class Library:
         )
         return frozenset(row["pcm_sha256"] for row in rows)
 
+    def _counts(self) -> RecordingCounts:
+        query = "SELECT state, count(*) AS count FROM files WHERE NOT gone GROUP BY state"
+        of = {row["state"]: row["count"] for row in self._db.execute(query)}
+        row = self._one(
+            "SELECT count(*) AS clips, total(duration_s) AS ready_s, count(DISTINCT path) AS ready FROM ready_clips"
+        )
+        return RecordingCounts(
+            ready=row["ready"],
+            waiting=of.get("waiting", 0),
+            rejected=of.get("rejected", 0),
+            ready_s=row["ready_s"],
+            clips=row["clips"],
+            duplicate=of.get("ready", 0) - row["ready"],
+        )
+
+    def _new_since(self, tier: str) -> NewSpeech:
+        run = self._one(
+            "SELECT max(number) AS number FROM runs WHERE tier = ? AND state IN ('published', 'kept')", tier
+        )["number"]
+        new = self._one(
+            "SELECT count(*) AS clips, total(duration_s) AS duration_s FROM ready_clips WHERE NOT EXISTS ("
+            "SELECT 1 FROM run_clips AS had WHERE had.run = ? AND had.pcm_sha256 = ready_clips.pcm_sha256"
+            " AND had.text = ready_clips.text)",
+            run,
+        )
+        trained = self._one(
+            "SELECT total(duration_s) AS duration_s FROM run_clips WHERE run = ? AND side != 'held-out'", run
+        )
+        return NewSpeech(new["clips"], new["duration_s"], trained["duration_s"])
+
     def _nearly_the_same(self, path: str, clips: Sequence[ReadClip]) -> str:
         """Which other recording holds the same take of a sentence in other samples: another format, louder, trimmed."""
         for clip in clips:
@@ -347,6 +355,14 @@ class Library:
         self._db.execute(
             "INSERT INTO clips VALUES (?, ?) ON CONFLICT DO UPDATE SET side = excluded.side", (clip.pcm_sha256, side)
         )
+
+    def _while_unchanged(self, name: str, count: Callable[[], T]) -> T:
+        """`count()`, asked again only after a change: over 10,000 recordings it takes 50 ms, and status asks often."""
+        changes, found = self._counted.get(name, (-1, None))
+        if changes != self._db.total_changes:
+            changes, found = self._db.total_changes, count()
+            self._counted[name] = changes, found
+        return cast("T", found)
 
     def _number(self, run_id: str) -> int:
         digits = run_id.removeprefix("run-")

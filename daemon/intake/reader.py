@@ -111,7 +111,9 @@ class Reader:
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            with contextlib.suppress(TimeoutError):  # one that waits for a disk ends when that answers
+                async with asyncio.timeout(_FAREWELL_S):
+                    await process.wait()
 
     async def _leave_when_idle(self) -> None:
         await asyncio.sleep(self._idle_s)

@@ -16,7 +16,7 @@ from idiolect.errors import JobError, NotRunning, UsageError
 
 PLAIN = Service("idiolect", ("/opt/me/bin/idiolect", "run"))
 ODD = Service(
-    "idiolect-x", ("/opt/m e/bin/idiolect", "--home", "/home/100% $me & <you>", "run"), {"HF_HOME": "/data/h f"}
+    "idiolect-x", ("/opt/m e/bin/idiolect", "--home", "/home/100% $me & <you>", "run"), {"HF_HOME": "/data/$h f"}
 )
 
 UNIT = """[Unit]
@@ -65,7 +65,7 @@ LAUNCHD = """<?xml version="1.0" encoding="UTF-8"?>
 	<key>EnvironmentVariables</key>
 	<dict>
 		<key>HF_HOME</key>
-		<string>/data/h f</string>
+		<string>/data/$h f</string>
 	</dict>
 	<key>RunAtLoad</key>
 	<true/>
@@ -132,13 +132,13 @@ def test_the_systemd_unit() -> None:
     assert systemd_unit(PLAIN) == UNIT
     odd = systemd_unit(ODD)
     assert 'ExecStart="/opt/m e/bin/idiolect" --home "/home/100%% $$me & <you>" run\n' in odd
-    assert 'Environment="HF_HOME=/data/h f"\n' in odd
+    assert 'Environment="HF_HOME=/data/$h f"\n' in odd
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not on this machine")
 @pytest.mark.parametrize("home", [None, "/home/100% $me & <you>"])
 def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path, home: str | None) -> None:
-    service = Service.of(home, {"HF_HOME": "/data/h f"})
+    service = Service.of(home, {"HF_HOME": "/data/$h f"})
     unit = tmp_path / f"{service.name}.service"
     unit.write_text(systemd_unit(service))
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}

@@ -164,3 +164,10 @@ def test_nothing_is_written_and_no_name_is_special(tmp_path: Path) -> None:
 
     assert decode(path).size == 16_000
     assert (path.stat().st_mtime_ns, path.stat().st_size) == (before.st_mtime_ns, before.st_size)
+
+
+def test_plain_sound_comes_out_as_the_resampler_makes_it(tmp_path: Path) -> None:
+    plain = write_wav(tmp_path / "plain.wav", sound(2.3))
+    both = write_wav(tmp_path / "both.wav", sound(2.3), channels=2)
+
+    np.testing.assert_array_equal(decode(plain), decode(both))  # two equal channels are mixed to one

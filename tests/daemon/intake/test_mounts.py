@@ -1,5 +1,7 @@
 """Disks that come and go, and limits of the system, with real mounts (skipped where the machine allows none)."""
 
+import os
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,96 @@ def test_a_full_disk_under_the_library(tmp_path: Path) -> None:
         """,
         tmp_path,
     )
+
+
+SILENT = """
+import ctypes
+from daemon.intake import outlook
+
+outlook.PATIENCE_S = module.PATIENCE_S = 1.0
+
+def silent(at):
+    # A FUSE mount whose file system never answers, not even the kernel's first question; closing what it gives ends it.
+    descriptor = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0".encode()
+    assert ctypes.CDLL(None).mount(b"silent", str(at).encode(), b"fuse", 0, options) == 0
+    return descriptor
+
+def speak(at, descriptor):
+    os.close(descriptor)
+    unmount(at)
+
+"""
+
+
+def test_a_folder_that_does_not_answer_holds_up_nobody(tmp_path: Path) -> None:
+    need_fuse()
+    run_apart(
+        SILENT
+        + textwrap.dedent("""
+        away, here = home / "away", home / "here"
+        put(away / "a.wav")
+        put(here / "b.wav", 1)
+        library = Library(home / "library.sqlite3")
+
+        async def main():
+            intake = Intake(library, [away, here], 0.1, 3600)
+            task = asyncio.create_task(intake.run())
+            await until(lambda: library.counts().ready == 2 and not intake.busy)
+            descriptor = silent(away)
+            await until(lambda: intake.warnings)
+            assert intake.warnings == (f"{away}: cannot be looked into: the folder does not answer",), intake.warnings
+            put(here / "c.wav", 2)
+            await until(lambda: library.counts().ready == 3)
+            assert intake.warnings
+
+            speak(away, descriptor)
+            put(away / "d.wav", 3)
+            await until(lambda: library.counts().ready == 4 and not intake.warnings)
+
+            silent(away)
+            await until(lambda: intake.warnings)
+            task.cancel()
+            assert (await asyncio.wait([task], timeout=20))[0]
+
+        asyncio.run(main())
+        """),
+        tmp_path,
+    )
+
+
+def test_a_folder_that_stops_answering_while_it_is_read(tmp_path: Path) -> None:
+    need_fuse()
+    run_apart(
+        SILENT
+        + textwrap.dedent("""
+        away, descriptors = home / "away", []
+        for i in range(20):
+            put(away / f"{i}.wav", i)
+        library = Library(home / "library.sqlite3")
+
+        async def main():
+            intake = Intake(library, [away], 0.1, 3600)
+
+            def go_silent():
+                if library.counts().ready == 3 and not descriptors:
+                    descriptors.append(silent(away))
+
+            intake.on_change = go_silent
+            task = asyncio.create_task(intake.run())
+            await until(lambda: intake.warnings)
+            assert intake.warnings[0] == f"{away}: cannot be looked into: the folder does not answer", intake.warnings
+            assert library.counts().rejected == 0
+            speak(away, descriptors[0])
+            await until(lambda: library.counts().ready == 20 and not intake.warnings)
+            task.cancel()
+
+        asyncio.run(main())
+        """),
+        tmp_path,
+    )
+
+
+def need_fuse() -> None:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no FUSE here: /dev/fuse cannot be opened")
