@@ -57,7 +57,9 @@ def read_package(path: Path) -> Package:
         model = _Message((path / MODEL).read_bytes())
         described = _described(model.one(2))
         with (path / WEIGHTS).open("rb") as file:
-            program, ops = _program(model.one(502), _Blobs(file, (path / WEIGHTS).stat().st_size))
+            blobs = _Blobs(file, (path / WEIGHTS).stat().st_size)
+            program, ops = _program(model.one(502), blobs)
+            blobs.check_end()
         if described.inputs != program.inputs or _names(described.outputs) != _names(program.outputs):
             raise _Damaged("its description and its program take or give different things")
         return Package(model.integer(1), described, ops)
@@ -245,7 +247,7 @@ class _Blobs:
     """weight.bin: a header, then blobs that each have a header with type, size and place."""
 
     def __init__(self, file: Any, size_bytes: int) -> None:  # noqa: ANN401
-        self._file, self._size_bytes = file, size_bytes
+        self._file, self._size_bytes, self._end = file, size_bytes, _BLOB_HEADER_BYTES
         _, version = struct.unpack("<2I", self._read(0)[:8])
         if version != 2:
             raise _Damaged(f"{WEIGHTS} is of version {version}, not 2")
@@ -264,6 +266,12 @@ class _Blobs:
             raise _Damaged(f"there are no weights of {expected} bytes at byte {offset} of {WEIGHTS}")
         if start + size_bytes > self._size_bytes:
             raise _Damaged(f"{WEIGHTS} ends {start + size_bytes - self._size_bytes} bytes too early")
+        self._end = max(self._end, start + size_bytes)
+
+    def check_end(self) -> None:
+        """Raise _Damaged when the file does not end where the last of the constants checked does."""
+        if self._size_bytes != self._end:
+            raise _Damaged(f"{WEIGHTS} holds {self._size_bytes - self._end} bytes too many")
 
     def _read(self, offset: int) -> bytes:
         if offset + _BLOB_HEADER_BYTES > self._size_bytes:

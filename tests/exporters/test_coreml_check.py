@@ -75,6 +75,7 @@ _VERSION_8 = b"\x08\x08"  # the model's first field
         (f"{_E}/{WEIGHTS}", _cut(1), "ends 1 bytes too early|ends too early"),
         (f"{_E}/{WEIGHTS}", _cut(10_000), "too early"),
         (f"{_E}/{WEIGHTS}", lambda path: os.truncate(path, 0), "ends too early"),
+        (f"{_E}/{WEIGHTS}", _cut(-3), "holds 3 bytes too many"),
         (f"{_E}/{WEIGHTS}", _bytes(b"\xef\xbe\xad\xde", b"\xef\xbe\xad\xdf"), "there are no weights of"),
         (f"{_E}/{MODEL}", _cut(1), "ends too early"),
         (f"{_E}/{MODEL}", lambda path: os.truncate(path, 0), "field 2 is there 0 times"),
