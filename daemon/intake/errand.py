@@ -11,6 +11,10 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+class Late(TimeoutError):
+    """The answer takes longer; it may yet come."""
+
+
 class Errand(Generic[T]):
     """Runs `call` in a thread of its own, which nothing joins: a stop does not wait for it either."""
 
@@ -26,17 +30,19 @@ class Errand(Generic[T]):
         return self._answer.done()
 
     async def result(self, patience_s: float) -> T:
-        """What the call returned or raised. TimeoutError when that takes longer, and then at once until it has come."""
+        """What the call returned or raised. Late when that takes longer, and then at once until it has come."""
         if self._answer.done():
             return self._answer.result()
         if self._late:
-            raise TimeoutError
+            raise Late
         try:
             async with asyncio.timeout(patience_s):
                 return await asyncio.wrap_future(self._answer)
         except TimeoutError:
+            if self._answer.done():
+                return self._answer.result()
             self._late = True
-            raise
+            raise Late from None
 
     def _run(self, call: Callable[[], T]) -> None:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.intake.errand import Errand
+from daemon.intake.errand import Errand, Late
 from daemon.intake.scan import Listing, is_below, is_mount, scan
 from daemon.intake.watcher import Watcher
 
@@ -51,12 +51,13 @@ class Outlook:
         self._looking = errand = self._looking or Errand(functools.partial(self._look, self.holding(mounts)))
         try:
             found = await errand.result(PATIENCE_S)
-        except TimeoutError:
+        except Late:
             self.silent = True
             return Look(Listing(unreadable={str(self.folder): SILENT}))
-        finally:
-            if errand.done:
-                self._looking = None
+        except Exception:
+            self._looking = None
+            raise
+        self._looking = None
         self.silent = False
         return found
 
@@ -71,7 +72,7 @@ class Outlook:
         watcher = self.watcher
         try:
             return await Errand(lambda: bool(watcher and watcher.stale) or _unmounted(mounts) != away).result(PULSE_S)
-        except TimeoutError:
+        except Late:
             return True
 
     async def answers(self) -> bool:
@@ -83,13 +84,13 @@ class Outlook:
         """Whether there is something at `path`, which lies in it; not where it does not answer."""
         try:
             return await Errand(functools.partial(os.path.lexists, path)).result(PULSE_S)
-        except TimeoutError:
+        except Late:
             self.silent = True
             return False
 
     async def close(self) -> None:
         """Watch no longer."""
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(Late):
             if self._looking is not None:
                 await self._looking.result(_FAREWELL_S)
         if self.watcher is not None:
