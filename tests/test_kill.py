@@ -1,4 +1,4 @@
-"""Rounds of benchmarks/kill.py: the real daemon, kill -9 at random moments, a full disk and one that is read-only."""
+"""The real daemon: rounds of benchmarks/kill.py, and benchmarks/lost_disk.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kill import in_small_filesystem, kill_rounds
+from benchmarks.kill import kill_rounds
+from benchmarks.lost_disk import in_small_filesystem
 
 
 @pytest.mark.torch
