@@ -113,10 +113,13 @@ class Intake:
             await reader.close()
 
     def _all_watched(self) -> bool:
-        """Whether the system watches every folder, and not only as many as its limit allows; asked when they change."""
+        """Whether the system watches every folder, and not only as many as its limit allows; asked when they change.
+
+        When it did not, it is asked again: a new folder is watched a moment after it was seen.
+        """
         if not any(watcher.watching for watcher in self._watchers()):
             return True  # the look has said so
-        if self._folders_seen != self._folders_watched:
+        if self._short_of_watches or self._folders_seen != self._folders_watched:
             held = watches_held()
             self._short_of_watches = held is not None and held < self._folders_seen
             self._folders_watched = self._folders_seen
@@ -217,7 +220,7 @@ class Intake:
                     found.setdefault(path, (folder, stamp))
                 else:
                     found.setdefault(readable(path), (None, stamp))
-        self._folders_seen = sum(listing.folders for listing in listings)
+        self._folders_seen = sum(look.listing.folders for look in looks if look.told)  # where events come from
         self._note_mounts(found, looks)
         closed = {at: why for listing in listings for at, why in listing.unreadable.items()}
         self._problems = tuple(_closed(at, why) for at, why in closed.items())
