@@ -139,7 +139,7 @@ class Intake:
         self._rested_at_s = max(looked_at_s, self._rested_at_s) + self._list_s * _REST_FACTOR
         rest_s = self._rested_at_s - _CREDIT_S - looked_at_s
         if self._busy:
-            await asyncio.sleep(max(self._settle_s, rest_s, _MIN_SPACING_S))
+            await asyncio.sleep(max(self._settling.due_s - looked_at_s, rest_s, _MIN_SPACING_S))
             return
         if not told or self._problems:
             at_most_s = min(at_most_s, max(POLL_S, self._list_s * _POLL_REST_FACTOR))

@@ -110,6 +110,8 @@ class Settling:
 
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
+        self.due_s = 0.0
+        """When the first of those that had not settled may have, on that clock."""
         self._since: dict[str, tuple[Stamp, float]] = {}
 
     def settled(self, changed: Mapping[str, Stamp], now_s: float) -> list[str]:
@@ -118,6 +120,8 @@ class Settling:
         for path, stamp in changed.items():
             seen = before.get(path)
             self._since[path] = seen if seen is not None and seen[0] == stamp else (stamp, now_s)
+        unsettled_s = [since_s for _, since_s in self._since.values() if now_s - since_s < self._settle_s]
+        self.due_s = min(unsettled_s, default=now_s) + self._settle_s
         return sorted(path for path, (_, since_s) in self._since.items() if now_s - since_s >= self._settle_s)
 
 

@@ -91,7 +91,9 @@ def test_settled_is_what_stood_still_long_enough() -> None:
 
     assert settling.settled({"b": small, "a": small}, 10.0) == []
     assert settling.settled({"b": large, "a": small}, 11.0) == []
+    assert settling.due_s == 12.0
     assert settling.settled({"b": large, "a": small}, 12.0) == ["a"]
+    assert settling.due_s == 13.0
     assert settling.settled({"b": large}, 12.9) == []
     assert settling.settled({"b": large, "a": small}, 13.0) == ["b"]
     assert Settling(0.0).settled({"a": small}, 1.0) == ["a"]
