@@ -168,6 +168,7 @@ class Intake:
             return settling
 
     async def _look_through(self, retry: bool) -> int:
+        began_s = time.monotonic()
         found, listings = await self._list()
         known = self._library.known()
         if retry:
@@ -178,7 +179,7 @@ class Intake:
             for path, (_, stamp) in found.items()
             if path not in known or known[path].stamp != stamp or path in self._retrying
         }
-        settled = self._settling.settled(changed, time.monotonic())
+        settled = self._settling.settled(changed, began_s)
         self._set_busy(bool(changed))
         if changed and not settled:
             await self._readers[0].warm()  # while they settle
