@@ -87,8 +87,8 @@ def backup(
 ) -> None:
     """Keep library, keys, settings and published models in one file; also while the daemon runs."""
     from daemon.backup import save
+    from daemon.lines import megabytes
     from daemon.paths import Paths
-    from daemon.terminal import megabytes
 
     saved = save(Paths.at(None), file, force=force)
     typer.echo(f"{file}: {saved.files} files, {megabytes(saved.size_bytes)}. It is private: it holds what you said.")

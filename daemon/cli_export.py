@@ -49,11 +49,12 @@ def export(
         _compare(model, profile, format, data, vocabulary, audio_context, language, html, json)
         return
     from daemon.home import export_model
+    from daemon.lines import megabytes
     from daemon.paths import Paths
-    from daemon.terminal import ProgressReporter, megabytes, out
+    from daemon.terminal import out, progress_reporter
     from daemon.work.direct import stopping_on_interrupt
 
-    with ProgressReporter() as reporter, stopping_on_interrupt(reporter):
+    with progress_reporter() as reporter, stopping_on_interrupt(reporter):
         reporter.stage("export")
         file, made = export_model(Paths.at(None), model, profile, format, quant, outfile, reporter, force)
     if json:
@@ -81,7 +82,7 @@ def _compare(
     from daemon import quantisation_view as view
     from daemon.home import profile_named
     from daemon.paths import Paths
-    from daemon.terminal import ProgressReporter, err, plain, print_json
+    from daemon.terminal import err, plain, print_json, progress_reporter
     from daemon.work.direct import stopping_on_interrupt
     from daemon.work.evaluation import check_writable, write_page
     from daemon.work.quantisations import Request, compare_quantisations, usual_context
@@ -97,7 +98,7 @@ def _compare(
     if html:
         check_writable(html)
     request = Request(model, format, data, DecodingOptions(language, wanted), words)
-    with ProgressReporter() as reporter, stopping_on_interrupt(reporter):
+    with progress_reporter() as reporter, stopping_on_interrupt(reporter):
         found = compare_quantisations(request, profiles, paths.cache, reporter)
     if html:
         write_page(html, view.page(found))

@@ -41,10 +41,10 @@ def check(
     from daemon.intake.check import check as check_folder
     from daemon.intake.check import heard_as
     from daemon.paths import Paths
-    from daemon.terminal import ProgressReporter, print_json
+    from daemon.terminal import print_json, progress_reporter
 
     language = language or load(Paths.at(None).config_file).training.language
-    with ProgressReporter() as reporter:
+    with progress_reporter() as reporter:
         report = check_folder(folder, language, reporter)
         if model is not None:
             report = heard_as(report, model, language, Paths.at(None).cache, reporter)
@@ -59,7 +59,7 @@ def draft(
     accept: Annotated[bool, typer.Option("--accept", help="Let the drafts count as they are.")] = False,
 ) -> None:
     """Write NAME.draft.txt beside each recording without text; correct it and rename it to NAME.txt."""
-    from daemon.terminal import ProgressReporter, out
+    from daemon.terminal import out, progress_reporter
     from daemon.work import texts
 
     if accept:
@@ -71,7 +71,7 @@ def draft(
         out.print("every recording has a text or a draft")
         return
     paths, chosen, options = _listening(model, language)
-    with ProgressReporter() as reporter:
+    with progress_reporter() as reporter:
         written = list(texts.draft(recordings, chosen, options, paths.cache, reporter))
     out.print(f"{len(written)} drafts, heard by {chosen}: correct each NAME.draft.txt and rename it to NAME.txt,")
     out.print("or take all as they are with: idiolect draft FOLDER --accept")
@@ -79,11 +79,11 @@ def draft(
 
 def align(folder: Folder, model: Model = None, language: Language = None, json: Json = False) -> None:
     """Cut recordings longer than 30 s by their NAME.txt: writes NAME.srt with the parts where both agree."""
-    from daemon.terminal import ProgressReporter, out, percent, plain, print_json
+    from daemon.terminal import out, percent, plain, print_json, progress_reporter
     from daemon.work import texts
 
     paths, chosen, options = _listening(model, language)
-    with ProgressReporter() as reporter:
+    with progress_reporter() as reporter:
         found = list(texts.align(folder, chosen, options, paths.cache, reporter))
     if json:
         print_json([{**vars(each), "path": str(each.path), "srt": each.srt and str(each.srt)} for each in found])

@@ -39,7 +39,8 @@ def list_models(context: typer.Context, json: Json = False) -> None:
     """List the base models: on this machine or not, size, licence."""
     if context.invoked_subcommand is not None:
         return
-    from daemon.terminal import megabytes, print_json, table
+    from daemon.lines import megabytes
+    from daemon.terminal import print_json, table
     from training import base_models
 
     cache = _cache()
@@ -74,14 +75,14 @@ def list_models(context: typer.Context, json: Json = False) -> None:
 
 def fetch_models(models: Annotated[list[str], typer.Argument(help="Tiers or Hugging Face ids.")]) -> None:
     """Download base models; a broken download goes on where it was."""
-    from daemon.terminal import ProgressReporter, out
+    from daemon.terminal import out, progress_reporter
     from training import base_models
 
     cache = _cache()
     for model in models:
         base_models.hub_id(model)  # a misspelt one is refused before the first download
     for model in models:
-        with ProgressReporter() as reporter:
+        with progress_reporter() as reporter:
             reporter.stage(f"fetch {model}")
             folder = base_models.fetch(model, cache, lambda done, total: reporter.progress(done, total, "bytes"))
         out.print(f"{model}: {folder}", markup=False, soft_wrap=True)
@@ -120,7 +121,7 @@ def train(
         _refuse_with_now(context)
         _train_now(model)
         return
-    from daemon.terminal import ProgressReporter, out, print_json, show_evaluations
+    from daemon.terminal import out, print_json, progress_reporter, show_evaluations
     from daemon.work import direct
     from training.finetune import Settings
     from training.processes import is_main
@@ -142,7 +143,7 @@ def train(
     )
     models = _model_names(model or "tiny")
     with contextlib.ExitStack() as stack:
-        reporter = stack.enter_context(ProgressReporter()) if is_main() else Reporter()
+        reporter = stack.enter_context(progress_reporter()) if is_main() else Reporter()
         stack.enter_context(direct.stopping_on_interrupt(reporter))
         trained = direct.train(models, source, val_data, output, settings, language, _cache(), reporter)
     if not is_main():
@@ -187,7 +188,7 @@ def evaluate(
 ) -> None:
     """Score models on the same clips, and say which is better and how sure that is."""
     from daemon.evaluate_view import show_comparison
-    from daemon.terminal import ProgressReporter, err, plain, print_json
+    from daemon.terminal import err, plain, print_json, progress_reporter
     from daemon.work import evaluation
     from daemon.work.direct import stopping_on_interrupt
     from idiolect.transcriber import DecodingOptions
@@ -196,7 +197,7 @@ def evaluate(
     request = evaluation.Request(tuple(models), data, options, against, vocabulary, noise_db, rivals)
     if html:
         evaluation.check_writable(html)
-    with ProgressReporter() as reporter, stopping_on_interrupt(reporter):
+    with progress_reporter() as reporter, stopping_on_interrupt(reporter):
         found = evaluation.evaluate(request, _cache(), reporter)
     if html:
         evaluation.write_report(html, found, _paths().store)

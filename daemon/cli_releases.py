@@ -88,7 +88,8 @@ def _act(command: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _show(found: dict[str, Any], json: bool) -> None:
-    from daemon.terminal import megabytes, out, percent, print_json, table
+    from daemon.lines import megabytes
+    from daemon.terminal import out, percent, print_json, table
 
     if json:
         print_json(found)

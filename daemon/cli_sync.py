@@ -67,7 +67,7 @@ def pull(
     (changed, older, expired); 6 not let in; 7 the model is there and PROGRAM failed; 130 stopped.
     """
     from daemon.paths import Paths
-    from daemon.terminal import ProgressReporter
+    from daemon.terminal import progress_reporter
     from idiolect.client import Client
     from idiolect.hook import Hook
 
@@ -81,7 +81,7 @@ def pull(
     if watch:
         _stay(client, after, json)
         return
-    with ProgressReporter() as reporter:
+    with progress_reporter() as reporter:
         reporter.stage(f"pull {profile}")
         pulled = client.pull(lambda done, total: reporter.progress(done, total, "bytes"))
     _show(pulled, json)
@@ -107,7 +107,8 @@ def _stay(client: Client, hook: Hook | None, json: bool) -> None:
 
 
 def _show(pulled: Pulled, json: bool) -> None:
-    from daemon.terminal import megabytes, out
+    from daemon.lines import megabytes
+    from daemon.terminal import out
 
     files = [str(file) for file in pulled.files]
     if json:

@@ -23,7 +23,7 @@ from daemon import config as settings
 from daemon.demo_report import Finding, show_report
 from daemon.paths import HOME_VARIABLE, Paths
 from daemon.sync.control import ask
-from daemon.terminal import ProgressReporter, out, plain
+from daemon.terminal import out, plain, progress_reporter
 from idiolect.errors import JobError, NotRunning, UsageError, require
 from idiolect.files import write_text
 from idiolect.install import Place
@@ -154,7 +154,7 @@ def _wait_for_run(paths: Paths, number: int) -> tuple[dict[str, Any], float]:
     deadline = time.monotonic() + TIMEOUT_S
     trained = 0.0
     stage = ""
-    with ProgressReporter() as bar:
+    with progress_reporter() as bar:
         while time.monotonic() < deadline:
             status = ask(paths, "status")
             job = status["job"]

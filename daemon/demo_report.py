@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daemon.terminal import megabytes, out, percent, plain, table
+from daemon.lines import megabytes
+from daemon.terminal import out, percent, plain, table
 
 FEWER_ERRORS = {"synthetic": 0.70, "human": 0.50}
 WORDS_RECALLED = {"synthetic": 0.80}  # of the words in the voice's own vocabulary.txt, none of which nano ever met

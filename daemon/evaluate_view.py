@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from daemon.terminal import megabytes, out, percent, plain, table
+from daemon.lines import megabytes
+from daemon.terminal import out, percent, plain, table
 
 if TYPE_CHECKING:
     from training.compare import Comparison, Result, WorstClip

@@ -1,12 +1,13 @@
-"""What `idiolect run` shows: a line for each event, and a progress bar while a job runs."""
+"""What `idiolect run` shows: a line for each event, and in a terminal a progress bar while a job runs."""
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
+from daemon.lines import LineReporter, printable
 from daemon.paths import Paths
-from daemon.terminal import ProgressReporter, err, plain
 from idiolect.child import Message
 
 
@@ -15,7 +16,8 @@ class RunView:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._bar: ProgressReporter | None = None  # only while a job runs: a live display wakes up ten times a second
+        self._terminal = sys.stderr.isatty()
+        self._bar: LineReporter | None = None  # only while a job runs: a live display wakes up ten times a second
 
     def __enter__(self) -> RunView:
         self._line(f"idiolect keeps its things in {self._paths.state}; Ctrl-C ends it, nothing is lost")
@@ -29,7 +31,7 @@ class RunView:
         if kind == "job":
             message = dict(data["message"])
             if self._bar is None:
-                self._bar = ProgressReporter().__enter__()
+                self._bar = self._reporter().__enter__()
             self._bar.show(Message(message.pop("kind"), message))
         elif kind == "serving":
             self._line(f"serving models at {', '.join(data['urls'])}")
@@ -50,5 +52,18 @@ class RunView:
             self._bar.end(failed=failed)
             self._bar = None
 
+    def _reporter(self) -> LineReporter:
+        if not self._terminal:
+            return LineReporter()
+        from daemon.terminal import progress_reporter
+
+        return progress_reporter()
+
     def _line(self, text: str) -> None:
-        err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {plain(text)}")
+        at = time.strftime("%H:%M:%S")
+        if not self._terminal:
+            print(at, printable(text), file=sys.stderr, flush=True)
+            return
+        from daemon.terminal import err, plain
+
+        err.print(f"[dim]{at}[/] {plain(text)}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from daemon.terminal import estimate_line, megabytes, out, percent, plain, table
+from daemon.lines import estimate_line, megabytes
+from daemon.terminal import out, percent, plain, table
 
 if TYPE_CHECKING:
     from daemon.coverage import Coverage

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from daemon import terminal
-from daemon.terminal import ProgressReporter, estimate_line, plain, table
+from daemon import lines, terminal
+from daemon.terminal import plain, progress_reporter, table
 from idiolect.errors import UsageError
 
 Screen = Callable[[], str]
@@ -22,6 +23,7 @@ def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S
     console = Console(file=file, width=120, highlight=False, force_terminal=request.param, no_color=True)
     monkeypatch.setattr(terminal, "out", console)
     monkeypatch.setattr(terminal, "err", console)
+    monkeypatch.setattr(lines, "sys", SimpleNamespace(stderr=file))
     return file.getvalue
 
 
@@ -44,7 +46,7 @@ def test_an_error_shows_its_hint(screen: Screen) -> None:
 
 
 def test_a_stage_that_ends_well_is_full(screen: Screen) -> None:
-    with ProgressReporter() as reporter:
+    with progress_reporter() as reporter:
         reporter.stage("read")
         reporter.progress(2, 4, "clips")
         reporter.stage("train")
@@ -60,7 +62,7 @@ def test_a_stage_that_ends_well_is_full(screen: Screen) -> None:
 
 def test_a_stage_that_fails_does_not_look_finished(screen: Screen) -> None:
     def work() -> None:
-        with ProgressReporter() as reporter:
+        with progress_reporter() as reporter:
             reporter.stage("train")
             reporter.progress(1, 4, "steps")
             raise UsageError("no")
@@ -70,19 +72,3 @@ def test_a_stage_that_fails_does_not_look_finished(screen: Screen) -> None:
     last = next(line for line in reversed(screen().splitlines()) if "train" in line)
     assert "1/4 steps" in last
     assert "not finished" in last
-
-
-@pytest.mark.parametrize("screen", [False], indirect=True)
-def test_without_a_terminal_each_stage_is_two_lines(screen: Screen) -> None:
-    with ProgressReporter() as reporter:
-        for stage in ("read", "train"):
-            reporter.stage(stage)
-            for done in range(50):
-                reporter.progress(done + 1, 50, "steps")
-    assert screen().splitlines() == ["read …", "read done 50/50 steps", "train …", "train done 50/50 steps"]
-
-
-def test_the_estimate() -> None:
-    assert estimate_line({"estimated_s": 90.0, "estimated_bytes": 2.04e9}) == (
-        "training takes about 2 minutes and about 2.0 GB of memory"
-    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from daemon.terminal import estimate_line
+from daemon.lines import estimate_line
 from daemon.work.jobs import NICENESS, Job, wait_until_free
 from idiolect.child import Message
 from idiolect.errors import CheckpointError, JobError, JobStopped
