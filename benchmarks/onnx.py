@@ -57,14 +57,16 @@ def main() -> int:
             "idiolect fp32": out / "onnx-fp32/onnx/{}.onnx",
             "idiolect int8": out / "onnx-int8/onnx/{}_quantized.onnx",
         }
+        kept: list[bool] = []
         if find_spec("optimum") and find_spec("onnx"):
             started = time.perf_counter()
             subprocess.run([sys.executable, "-c", _PEER, source, out / "peer"], check=True, capture_output=True)
             print(f"{'optimum, fp32 and int8':26} {'':9} {time.perf_counter() - started:5.1f} s")
+            kept.append(_same_decoder(models["idiolect fp32"], out / "peer/{}.onnx"))
             models |= {"optimum fp32": out / "peer/{}.onnx", "onnxruntime's int8": out / "peer/{}_int8.onnx"}
         else:
             print('optimum is not installed: pip install "idiolect[peers]"')
-        kept = [_encoders(models), _decoders(models)]
+        kept += [_encoders(models), _decoders(models)]
     return 0 if all(kept) else 1
 
 
@@ -77,6 +79,17 @@ def make_model(folder: Path) -> None:
     for path in nano.glob("*.json"):
         if not (folder / path.name).exists():
             shutil.copy(path, folder)
+
+
+def _same_decoder(ours: Path, peer: Path) -> bool:
+    """Whether both decoders take and give values of the same names, types and dimensions, in the same order."""
+    found = []
+    for pattern in (ours, peer):
+        session = _session(pattern, "decoder_model_merged")
+        found.append([(v.name, v.type, v.shape) for v in (*session.get_inputs(), *session.get_outputs())])
+    same = found[0] == found[1]
+    print(f"{len(found[1])} inputs and outputs of the decoder: {'as' if same else 'NOT as'} optimum's")
+    return same
 
 
 def _encoders(models: Mapping[str, Path]) -> bool:

@@ -65,6 +65,18 @@ def test_a_second_reader_finds_them_sound(small: Path, tmp_path: Path, quantizat
     assert ("MatMulInteger" in used) == (quantization == "int8")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_the_decoder_is_called_as_optimums(nano: Path, tmp_path: Path, quantization: str) -> None:
+    # names, types and dimensions of decoder_model_merged.onnx as optimum-onnx 0.1.0 exports it from the same nano
+    expected = json.loads(Path(__file__).with_name("optimum_decoder.json").read_bytes())
+    export_to(nano, "onnx", quantization, tmp_path / "out")
+    session = _session(check_onnx(tmp_path / "out").decoder)
+    sides = {"inputs": session.get_inputs(), "outputs": session.get_outputs()}
+    found = {side: [[value.name, value.type, value.shape] for value in values] for side, values in sides.items()}
+    assert found == expected
+
+
 def test_int8_weights_are_rows_over_their_scales(small: Path) -> None:
     model, source = open_checkpoint(small), "decoder.layers.0.fc1.weight"
     expected = weights(SMALL)[f"model.{source}"]
