@@ -15,6 +15,7 @@ from daemon.paths import Paths
 from daemon.sync.devices import Devices
 from daemon.sync.identity import Identity
 from daemon.sync.inbox import Inbox, Quota
+from daemon.sync.publishing import untried
 from daemon.sync.releases import ReleaseStore
 from device_profiles import Profile
 from idiolect.errors import ConfigError
@@ -87,7 +88,7 @@ class Rooms:
         ]
         if self.config.publish.anyway:
             said.append("[publish] anyway is on: models are published even when they did not prove better")
-        return said
+        return said + untried(self.store.manifest, self.config.publish.canary)
 
 
 def _quota(settings: Recordings) -> Quota:

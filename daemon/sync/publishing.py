@@ -51,6 +51,16 @@ def judge(store: ReleaseStore, report: Report) -> bool:
     return True
 
 
+def untried(manifest: Manifest | None, canary: str) -> list[str]:
+    """A sentence for each release that only the beta channel names: who keeps it from the others, and the way on."""
+    who = f"the canary, {canary}, to try it with a hook" if canary else "a canary, and [publish] canary names none"
+    return [
+        f"{names['beta']} ({tier}) waits for {who}; for all devices at once: idiolect rollback {tier} {names['beta']}"
+        for tier, names in (manifest.channels.items() if manifest else ())
+        if "beta" in names and names["beta"] != names.get("stable")
+    ]
+
+
 def describe(store: ReleaseStore) -> dict[str, Any]:
     """What `idiolect releases --json` says; rates are fractions."""
     manifest = store.manifest

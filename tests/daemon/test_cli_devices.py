@@ -131,6 +131,7 @@ async def test_a_canary_tries_each_release_first(tmp_path: Path, monkeypatch: py
         record(paths, 0, 1)
         await until(lambda: states(daemon) == ["published"])
         assert "has no stable model" in (await run(home, *pull)).stderr
+        assert any("waits for the canary" in warning for warning in daemon.status()["warnings"])
         tried = await run(home, *pull, "--channel", "beta", "--hook", sys.executable, "--", "-c", "")
         assert tried.returncode == 0, tried.stderr
         assert json.loads((await run(home, *pull)).stdout)["release"] == "r-0001"

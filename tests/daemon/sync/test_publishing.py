@@ -7,7 +7,7 @@ import pytest
 
 from daemon.sync.devices import READ, Device, Devices
 from daemon.sync.pins import Kept
-from daemon.sync.publishing import act, describe, judge
+from daemon.sync.publishing import act, describe, judge, untried
 from daemon.sync.releases import ReleaseStore
 from idiolect import signing
 from idiolect.errors import UsageError
@@ -217,7 +217,20 @@ def test_a_canary_that_hears_badly(store: ReleaseStore, tmp_path: Path) -> None:
 
 
 def test_the_first_release_waits_for_the_canary(store: ReleaseStore, tmp_path: Path) -> None:
+    assert untried(store.manifest, "phone") == []
     beta(store, tmp_path, 1)
     assert offered(store) == ""
+    (said,) = untried(store.manifest, "phone")
+    assert said.startswith("r-0001 (tiny) waits for the canary, phone,")
+    assert said.endswith("idiolect rollback tiny r-0001")
+    assert "names none" in untried(store.manifest, "")[0]
     assert judge(store, Report(release="r-0001", profile="android-futo", loaded=True))
     assert offered(store) == "r-0001"
+    assert untried(store.manifest, "phone") == []
+
+
+def test_what_waits_for_a_canary_may_be_given_to_all(store: ReleaseStore, devices: Devices, tmp_path: Path) -> None:
+    beta(store, tmp_path, 1)
+    act(store, devices, "rollback", {"tier": "tiny", "release": "r-0001"})
+    assert offered(store) == "r-0001"
+    assert untried(store.manifest, "phone") == []
