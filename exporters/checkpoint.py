@@ -133,6 +133,19 @@ def read_tokens(folder: Path, dims: Dims) -> tuple[bytes, ...]:
         raise CheckpointError(f"{path} is not a byte-level vocabulary: it holds {error}", _TOKENIZER_HINT) from None
 
 
+def check_tokenizer(folder: Path) -> None:
+    """What some apps read alone: raises CheckpointError for a tokenizer.json of other tokens than vocab.json's, or that
+    splits words by no merges."""
+    path = folder / TOKENIZER
+    model = read_json(path, f"{_TOKENIZER_HINT}; newer tools save it").get("model")
+    found = model if isinstance(model, dict) else {}
+    held, expected = found.get("vocab"), _vocabulary(folder)[0]
+    same = isinstance(held, dict) and _spelled(held) == _spelled(expected)
+    if not same or not found.get("merges"):
+        raise CheckpointError(f"{path} does not hold the tokens and merges of this model", _TOKENIZER_HINT)
+
+
+TOKENIZER = "tokenizer.json"
 _TOKENIZER_HINT = "copy the tokenizer's files from the base model's folder"
 
 
@@ -142,12 +155,17 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], Path]:
     if path.is_file():
         vocabulary: object = read_json(path, _TOKENIZER_HINT)
     else:
-        path = folder / "tokenizer.json"
+        path = folder / TOKENIZER
         model = read_json(path, _TOKENIZER_HINT).get("model")
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict) or not all(type(index) is int for index in vocabulary.values()):
         raise CheckpointError(f"{path} holds no vocabulary", _TOKENIZER_HINT)
     return vocabulary, path
+
+
+def _spelled(vocabulary: dict[str, int]) -> dict[str, int]:
+    """The tokens without the special ones, which tools list here or elsewhere."""
+    return {token: index for token, index in vocabulary.items() if not (token[:2] == "<|" and token[-2:] == "|>")}
 
 
 def _knows_cantonese(folder: Path) -> bool:

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import IO
 
-from exporters.checkpoint import Checkpoint, open_checkpoint
+from exporters.checkpoint import Checkpoint, check_tokenizer, open_checkpoint
 from exporters.coreml_check import check_coreml
 from exporters.coreml_parts import alignment_heads
 from exporters.layout import tensors
@@ -62,6 +62,7 @@ def _check_companions(model: Checkpoint) -> None:
             raise CheckpointError(
                 f"{model.folder} has no {name}, which WhisperKit needs", "copy it from the base model"
             )
+    check_tokenizer(model.folder)
 
 
 def _check_space(model: Checkpoint, out: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from exporters.coreml_check import check_coreml
 from exporters.serving import peak_bytes
 from exporters.whisperkit import KV_LENGTH, MASKED, PARTS
-from idiolect.errors import RuntimeFailed, UsageError, require
+from idiolect.errors import ArtifactError, RuntimeFailed, UsageError, require
 from idiolect.transcriber import DecodingOptions, Transcription
 from idiolect.whisper import MAX_SAMPLES, RATE_HZ, SpecialTokens, special_tokens
 
@@ -46,13 +46,18 @@ class WhisperKit:
     """See idiolect.transcriber.Transcriber. Greedy decoding without fallback; windows are always 30 s, whatever the
     options' audio context, because the encoder's length is fixed."""
 
+    not_checked: tuple[str, ...] = () if sys.platform == "darwin" else (NOT_CHECKED,)
+
     def __init__(self, folder: Path, threads: int = 0) -> None:
         self.name = folder.name
         self.info = check_coreml(folder)
         require("tokenizers", "coreml")
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the binding raises nothing narrower
+            raise ArtifactError(f"{folder.name}: tokenizer.json cannot be read: {error}", "export it again") from error
         self._special = special_tokens(self.info.dims.n_vocab)
         self.runtime, load = _backend(threads)
         self._mel, self._encoder, self._decoder = (load(folder / f"{part}.mlpackage") for part in PARTS)

@@ -311,7 +311,7 @@ def _check_values(metadata: Mapping[str, Any], dims: Dims) -> None:
         ("merges", str, None),
     ):
         values = metadata.get(f"tokenizer.ggml.{key}")
-        if not isinstance(values, list) or not all(type(value) is kind for value in values):
+        if not isinstance(values, list) or not values or not all(type(value) is kind for value in values):
             raise ValueError(f"it has no tokenizer.ggml.{key}")
         if count is not None and len(values) != count:
             raise ValueError(f"tokenizer.ggml.{key} does not list {count}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters.checkpoint import Checkpoint, open_checkpoint
+from exporters.checkpoint import TOKENIZER, Checkpoint, check_tokenizer, open_checkpoint
 from exporters.onnx_graph import MAX_FILE_BYTES
 from exporters.onnx_models import QUANTIZATIONS, plan
 from exporters.onnx_reader import TEXTS, check_onnx
@@ -75,6 +75,9 @@ def preprocessor_config(n_mels: int) -> bytes:
 
 
 def copied(path: Path) -> bytes:
-    """A file that is copied as it is: JSON, or a CheckpointError."""
-    read_json(path, "copy it from the base model's folder; newer tools save tokenizer.json")
+    """A file that is copied as it is: JSON, and the tokenizer that the rest of the folder means, or a CheckpointError."""
+    if path.name == TOKENIZER:
+        check_tokenizer(path.parent)
+    else:
+        read_json(path, "copy it from the base model's folder")
     return path.read_bytes()

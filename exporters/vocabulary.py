@@ -53,10 +53,12 @@ def merges(folder: Path) -> list[str]:
         found = read_json(path, HINT).get("model")
         pairs = found.get("merges", []) if isinstance(found, dict) else []
         texts = [" ".join(pair) if isinstance(pair, list) else pair for pair in pairs]
-        if all(isinstance(text, str) for text in texts):
+        if texts and all(isinstance(text, str) for text in texts):
             return texts
     try:
         lines = (folder / "merges.txt").read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} lists no merges", HINT) from error
-    return [line for line in lines if line and not line.startswith("#version")]
+    if found_lines := [line for line in lines if line and not line.startswith("#version")]:
+        return found_lines
+    raise CheckpointError(f"{folder} lists no merges", HINT)

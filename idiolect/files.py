@@ -64,8 +64,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             old = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:8]}.old")
             path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.unlink()
         else:
             temporary.rename(path)
     except BaseException:

@@ -72,7 +72,7 @@ def make_checkpoint(folder: Path, dims: Dims = SMALL, **changes: Any) -> Path:  
     (folder / "config.json").write_text(json.dumps(config(dims) | changes))
     words = _vocabulary_json(dims.n_vocab)
     (folder / "vocab.json").write_text(words)
-    (folder / "tokenizer.json").write_text(f'{{"model": {{"vocab": {words}}}}}')
+    (folder / "tokenizer.json").write_text(f'{{"model": {{"vocab": {words}, "merges": ["Ġ t"]}}}}')
     for name in ("tokenizer_config.json", "generation_config.json"):
         (folder / name).write_text("{}")
     save(folder / "model.safetensors", weights(dims))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from exporters import export_to
 from exporters.checkpoint import open_checkpoint, read_dims
+from exporters.vocabulary import merges
 from idiolect.errors import CheckpointError
 from tests.exporters.helpers import SMALL, dims, make_checkpoint, save, vocabulary, weights
 
@@ -123,3 +126,32 @@ def test_an_english_only_model(tmp_path: Path) -> None:
     model = open_checkpoint(make_checkpoint(tmp_path, dims(n_vocab=51_864)))
     assert len(model.tokens) == 50_257
     assert model.tokens[-1] == b"<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("format", "quantization"), [("onnx", "int8"), ("ctranslate2", "int8"), ("huggingface", "float16")]
+)
+def test_a_tokenizer_json_of_another_model_is_refused(
+    small: Path, tmp_path: Path, format: str, quantization: str
+) -> None:
+    path = shutil.copytree(small, tmp_path / "model") / "tokenizer.json"
+    found = json.loads(path.read_bytes())["model"]
+    first, second, *_ = found["vocab"]
+    other = {**found["vocab"], first: found["vocab"][second], second: found["vocab"][first]}
+    for model in ({}, {**found, "vocab": other}, {**found, "merges": []}):
+        path.write_text(json.dumps({"model": model}))
+        with pytest.raises(CheckpointError, match="does not hold the tokens and merges of this model"):
+            export_to(path.parent, format, quantization, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_merges_are_read_where_they_are(small: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small, tmp_path / "model")
+    (folder / "tokenizer.json").write_text('{"model": {"merges": []}}')
+    with pytest.raises(CheckpointError, match="lists no merges"):
+        merges(folder)
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(CheckpointError, match="lists no merges"):
+        merges(folder)
+    (folder / "merges.txt").write_text("#version: 0.2\nĠ t\n", encoding="utf-8")
+    assert merges(folder) == ["Ġ t"]

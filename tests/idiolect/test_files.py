@@ -100,6 +100,33 @@ def test_a_folder_comes_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_folder_takes_the_place_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.write_text("a file")
+    with files.replacing_folder(path) as new:
+        (new / "a").write_text("1")
+    assert (path / "a").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_stood_there_comes_back_when_the_new_folder_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rename = tmp_path / "model", Path.rename
+    path.write_text("old")
+
+    def no_more(source: Path, target: Path) -> Path:
+        if source.suffix == ".tmp":
+            raise OSError(28, "No space left on device")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", no_more)
+    with pytest.raises(OSError, match="No space left"), files.replacing_folder(path):
+        pass
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
+
+
 @pytest.mark.parametrize("size_bytes", [0, 1, files.CHUNK_BYTES, files.CHUNK_BYTES + 1])
 def test_sha256(tmp_path: Path, size_bytes: int) -> None:
     path = tmp_path / "a"
