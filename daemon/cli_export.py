@@ -22,7 +22,9 @@ def export(
     format: Annotated[str | None, typer.Option(help="Container, where no profile is named.")] = None,
     quant: Annotated[str | None, typer.Option(help="Quantisation, such as q5_0 (ggml) or int8 (onnx).")] = None,
     outfile: Annotated[Path | None, typer.Option(help="File or folder to write.")] = None,
-    force: Annotated[bool, typer.Option(help="Also a format that the device is known not to read.")] = False,
+    force: Annotated[
+        bool, typer.Option(help="Also what the device does not read, or is larger than its profile takes.")
+    ] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Instead make every quantisation of the format and hear what each costs.")
     ] = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from daemon.config import example, load
 from daemon.paths import Paths
 from daemon.work.spec import load_result
-from idiolect.errors import UsageError
+from idiolect.errors import ExportError, UsageError
 from idiolect.files import write_text
 from training import base_models
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from device_profiles import Profile
     from exporters import ExportedFile
     from idiolect.child import Reporter
+
+_FILE_ENDS = {"ggml": ".bin", "gguf": ".gguf"}  # the other formats are folders
 
 
 def initialise(paths: Paths) -> Iterator[str]:
@@ -41,14 +44,14 @@ def initialise(paths: Paths) -> Iterator[str]:
     yield f"Models:     {paths.models}"
     yield f"Your words: {paths.vocabulary_file} (yours to write, one a line; idiolect prompts makes sentences of them)"
     yield ""
+    at_home = f" --home {home}" if (home := os.environ.get("IDIOLECT_HOME")) else ""
     missing = [config.base(tier) for tier in config.training.tiers]
     missing = [base for base in missing if not base_models.is_cached(base, paths.cache)]
     if missing:
-        yield f"1. Get the stock models once:  idiolect models fetch {' '.join(missing)}"
+        yield f"1. Get the stock models once:  idiolect{at_home} models fetch {' '.join(missing)}"
     else:
         yield f"1. The stock models are here:  {', '.join(config.training.tiers)}"
     yield f"2. Put recordings (NAME.wav and what was said in NAME.txt) into {folders[0]}"
-    at_home = f" --home {home}" if (home := os.environ.get("IDIOLECT_HOME")) else ""
     yield f"3. Start the daemon:           idiolect{at_home} run"
     yield f"   and see what it does:       idiolect{at_home} status"
 
@@ -91,7 +94,7 @@ def export_model(
     force: bool = False,
 ) -> tuple[Path, tuple[ExportedFile, ...]]:
     """Export by profile or by format, to a file or folder; explicit values win. `force`: also what the device of the
-    profile is known not to read. Raises UsageError, CheckpointError."""
+    profile is known not to read, and what is larger than it takes. Raises UsageError, CheckpointError, ExportError."""
     import exporters
     from device_profiles import unreadable
 
@@ -106,12 +109,28 @@ def export_model(
         )
     folder = base_models.resolve(model, paths.cache)
     if outfile is None:
-        outfile = Path(_artifact_name(profile, folder, quantization) if profile else "idiolect.bin")
+        named = profile is not None and profile.format == format
+        outfile = Path(
+            _artifact_name(profile, folder, quantization) if profile and named else f"idiolect{_end(format)}"
+        )
         if outfile.exists():
             raise UsageError(f"{outfile} exists already", "name it to replace it, or another: --outfile F")
-    if outfile.is_dir() and any(outfile.iterdir()):
-        raise UsageError(f"{outfile} is a folder with something in it", "move it away, or name another: --outfile F")
-    return outfile, exporters.export_to(folder, format, quantization, outfile, reporter)
+    if outfile.is_dir() and (format in _FILE_ENDS or any(outfile.iterdir())):
+        what = f"a folder, and {format} is one file" if format in _FILE_ENDS else "a folder with something in it"
+        raise UsageError(f"{outfile} is {what}", "move it away, or name another: --outfile F")
+    made = exporters.export_to(folder, format, quantization, outfile, reporter)
+    size_mb = sum(file.size_bytes for file in made) / 1e6
+    if profile and not force and size_mb > profile.max_size_mb:
+        shutil.rmtree(outfile) if outfile.is_dir() else outfile.unlink()
+        raise ExportError(
+            f"{size_mb:.1f} MB are more than the {profile.max_size_mb:g} MB (max_size_mb) of profile {profile.name}",
+            "choose another --quant, raise the limit in the profile, or write it all the same: --force",
+        )
+    return outfile, made
+
+
+def _end(format: str) -> str:
+    return _FILE_ENDS.get(format, f"-{format}")
 
 
 def _artifact_name(profile: Profile, checkpoint: Path, quantization: str) -> str:

@@ -75,7 +75,7 @@ def preprocessor_config(n_mels: int) -> bytes:
 
 
 def copied(path: Path) -> bytes:
-    """A file that is copied as it is: JSON, and the tokenizer that the rest of the folder means, or a CheckpointError."""
+    """A file that is copied as it is: JSON, and a tokenizer.json that fits the model, or a CheckpointError."""
     if path.name == TOKENIZER:
         check_tokenizer(path.parent)
     else:

@@ -62,7 +62,7 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
     facts = [facts_of(model, cache) for model in asked]
     vocabulary = read_vocabulary(request.vocabulary) if request.vocabulary else None
     reporter.stage("read")
-    clips = _unlearnt(asked, evaluation_clips(request.data, reporter), reporter)
+    clips = unlearnt(asked, evaluation_clips(request.data, reporter), reporter)
     if not any(basic_normalize(clip.text) for clip in clips):
         raise DatasetError(f"{request.data}: no clip with a word to score on", "it needs recordings with transcripts")
     scored = [_score(model, fact, clips, request, cache, reporter) for model, fact in zip(asked, facts, strict=True)]
@@ -172,7 +172,7 @@ def curve_lines(releases: Sequence[Release]) -> list[Line]:
     return rows
 
 
-def _unlearnt(models: Sequence[str], clips: Sequence[EvaluationClip], reporter: Reporter) -> list[EvaluationClip]:
+def unlearnt(models: Sequence[str], clips: Sequence[EvaluationClip], reporter: Reporter) -> list[EvaluationClip]:
     """The clips that none of `models` was trained on, as far as their folders tell; what is left out is told."""
     from training.audio import pcm_sha256
     from training.trained_on import read_trained_on

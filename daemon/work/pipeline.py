@@ -244,6 +244,7 @@ class _Pipeline:
             scores=_scores(heard),
             checkpoint_wer=checkpoint_wer,
             speed_x=1 / heard.rtf if heard.rtf else 0.0,
+            not_checked=getattr(transcriber, "not_checked", ()),  # most runtimes run as they do on the device
         )
 
     def _checkpoint_wer(self, clips: Sequence[EvaluationClip], chosen: Sequence[int], context: str) -> float:

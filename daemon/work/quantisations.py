@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daemon.work.direct import evaluation_clips, open_model
-from daemon.work.evaluation import facts_of
+from daemon.work.evaluation import facts_of, unlearnt
 from device_profiles import FORMATS, Profile
 from idiolect.child import Reporter
 from idiolect.errors import DatasetError, IdiolectError, JobStopped, UsageError, require
@@ -100,7 +100,7 @@ def compare_quantisations(
     vocabulary = read_vocabulary(request.vocabulary) if request.vocabulary else Vocabulary((), NO_TERMS)
     checkpoint = base_models.resolve(request.model, cache)
     reporter.stage("read recordings")
-    clips = evaluation_clips(request.data, reporter)
+    clips = unlearnt([request.model], evaluation_clips(request.data, reporter), reporter)
     if not any(clip.text.strip() for clip in clips):
         raise DatasetError(f"{request.data}: no clip with a word to score on", "it needs recordings with transcripts")
     reporter.stage(f"hear {CHECKPOINT}")

@@ -34,7 +34,7 @@ def home(tmp_path: Path) -> Path:
 def test_init_writes_settings_that_are_the_defaults_and_says_what_to_do(home: Path) -> None:
     done = idiolect("init", home=home)
     assert done.returncode == 0
-    assert "idiolect models fetch tiny small" in done.stdout
+    assert f"idiolect --home {home} models fetch tiny small" in done.stdout
     assert config.load(home / "config.toml") == config.Config()
     assert (home / "recordings").is_dir()
     (home / "config.toml").write_text('[training]\ntiers = ["nano"]\n')
@@ -70,6 +70,27 @@ def test_gguf_for_futo_is_refused_unless_forced(home: Path, tmp_path: Path) -> N
     assert not (tmp_path / "m.gguf").exists()
     assert idiolect(*command, "--force", home=home).returncode == 0
     assert (tmp_path / "m.gguf").read_bytes()[:4] == b"GGUF"
+    assert idiolect(*command[:-2], "--force", home=home, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "idiolect.gguf").read_bytes()[:4] == b"GGUF"
+
+
+@pytest.mark.torch
+def test_an_export_larger_than_its_profile_takes_is_not_left(home: Path, tmp_path: Path) -> None:
+    home.mkdir()
+    (home / "config.toml").write_text("[profiles.android-futo]\nmax_size_mb = 5\n")
+    command = ["export", "nano", "--profile", "android-futo"]
+    done = idiolect(*command, home=home, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "more than the 5 MB (max_size_mb) of profile android-futo" in done.stderr
+    assert not list(tmp_path.glob("*.bin"))
+    assert idiolect(*command, "--force", home=home, cwd=tmp_path).returncode == 0
+    assert [path.name for path in tmp_path.glob("*.bin")] == ["idiolect-nano-q4_0.bin"]
+
+
+def test_one_file_takes_the_place_of_no_folder(home: Path, tmp_path: Path) -> None:
+    done = idiolect("export", "nano", "--format", "gguf", "--quant", "q8_0", "--outfile", tmp_path, home=home)
+    assert done.returncode == 2
+    assert "is a folder, and gguf is one file" in done.stderr
 
 
 def test_an_export_replaces_no_folder_with_something_in_it(home: Path, tmp_path: Path) -> None:

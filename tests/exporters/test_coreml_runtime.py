@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from exporters.coreml_runtime import WhisperKit, follow_timestamp_rules, greedy
+from exporters.coreml_runtime import NOT_CHECKED, WhisperKit, follow_timestamp_rules, greedy
 from exporters.coreml_runtime import open as open_coreml
 from idiolect.errors import ArtifactError, UsageError
 from idiolect.transcriber import DecodingOptions
@@ -120,6 +121,7 @@ class TestNano:
         assert model.name == nano_coreml.name
         assert model.runtime.startswith("Core ML program in torch 2.")
         assert model.peak_memory_bytes() > 50e6
+        assert model.not_checked == (() if sys.platform == "darwin" else (NOT_CHECKED,))
 
     def test_timestamps_are_not_shown(self, model: WhisperKit, clips: list[Pcm]) -> None:
         stamped = model.transcribe(clips[0], DecodingOptions(timestamps=True))

@@ -189,6 +189,22 @@ def test_an_export_of_another_tier_does_not_pass_the_gate(
     assert any("another tier" in reason for reason in verdict.reasons)
 
 
+def test_what_a_runtime_could_not_check_is_recorded(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exporters import runtimes
+
+    run_dir, opened = _redo_exports(finished, tmp_path / "run-0001"), runtimes.open_artifact
+
+    def partly(*arguments: Any) -> Any:  # noqa: ANN401
+        transcriber: Any = opened(*arguments)
+        transcriber.not_checked = ("speed on a phone",)
+        return transcriber
+
+    monkeypatch.setattr(runtimes, "open_artifact", partly)
+    assert [artifact.not_checked for artifact in pipeline.run(run_dir, Reporter()).artifacts] == [("speed on a phone",)]
+
+
 def test_a_full_disk_while_exporting_leaves_no_file_and_keeps_the_run(finished: Path, tmp_path: Path) -> None:
     run_dir = _redo_exports(finished, tmp_path / "run-0001")
     (run_dir / "artifacts").mkdir()
