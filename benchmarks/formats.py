@@ -39,8 +39,7 @@ def _size(name: str) -> bool:
         total_s, largest_gb = 0.0, 0.0
         for format, quantizations in FORMATS.items():
             if format == "coreml" and find_spec("coremltools") is None:
-                print('coremltools is not installed: pip install "idiolect[coreml]"')
-                continue
+                raise SystemExit('coremltools is not installed: pip install "idiolect[coreml]"')
             for quantization in quantizations:
                 out = Path(temporary) / f"{quantization}_whisper-{name}"
                 wall_s, peak_gb = _export(folder, format, quantization, out)

@@ -91,7 +91,8 @@ def _compare(
     from idiolect.transcriber import DecodingOptions
 
     if data is None:
-        raise UsageError("--data is missing", "idiolect export MODEL --compare --format ggml --data dataset/")
+        command = f"idiolect export {model} --compare --format {format or 'ggml'} --data FOLDER"
+        raise UsageError("--data is missing: recordings with their texts to hear each quantisation on", command)
     paths = Paths.at(None)
     profiles, profile = profile_named(paths, profile_name)
     format = format or (profile.format if profile else "ggml")

@@ -66,7 +66,7 @@ def license_of(reference: str) -> str:
 def hub_id(reference: str) -> str:
     """The Hugging Face id a reference stands for; empty for `nano` and for folders.
 
-    Raises UsageError for a name that is neither a tier, nor an existing folder, nor looks like `owner/name`.
+    Raises UsageError for a file and a name that is neither a tier, nor an existing folder, nor looks like `owner/name`.
     """
     if reference in TIERS:
         return TIERS[reference].repo
@@ -74,6 +74,8 @@ def hub_id(reference: str) -> str:
         return ""
     if _HUB_ID.fullmatch(reference):
         return reference
+    if Path(reference).expanduser().is_file():
+        raise UsageError(f"{reference} is a file", "name a model's folder: exported files are neither taught nor exported")
     raise UsageError(
         f"no base model is called {reference!r}",
         f"choose a tier ({', '.join(TIERS)}), a model folder, or a Hugging Face id like openai/whisper-tiny",

@@ -133,6 +133,12 @@ def test_a_name_that_means_nothing_names_what_would(tmp_path: Path) -> None:
     assert "'tinny'" in error.value.message
 
 
+def test_a_file_is_no_base(tmp_path: Path) -> None:
+    (tmp_path / "me.bin").touch()
+    with pytest.raises(UsageError, match=r"me\.bin is a file"):
+        base_models.resolve(str(tmp_path / "me.bin"), tmp_path)
+
+
 def test_a_folder_works_as_a_base(nano: Path, tmp_path: Path) -> None:
     assert base_models.resolve(str(nano), tmp_path) == nano.resolve()
 

@@ -22,10 +22,12 @@ from idiolect.child import CallbackReporter, Message, Reporter
 from idiolect.errors import DatasetError, IdiolectError, UsageError
 from idiolect.transcriber import DecodingOptions
 from tests.training.parrots import Parrot
+from training.audio import decode
 from training.compare import Scored, compare
 from training.evaluate import EvaluationClip, evaluate
 from training.promise import Facts
 from training.svg import Spot
+from training.trained_on import write_trained_on
 from training.vocabulary import Term, Vocabulary
 
 PROFILES = device_profiles.load()
@@ -133,6 +135,14 @@ def test_mistakes_are_told_first(data: Path, cache: Path, change: dict[str, obje
     with pytest.raises(IdiolectError, match=said) as caught:
         compare_quantisations(request, PROFILES, cache, Reporter())
     assert caught.value.hint
+
+
+@pytest.mark.whispercpp
+def test_a_model_is_not_judged_on_what_it_learnt(data: Path, cache: Path, nano: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(nano, tmp_path / "me")
+    write_trained_on(model, [decode(path) for path in data.glob("*.ogg")])
+    with pytest.raises(DatasetError, match="was trained on all of these clips"):
+        compare_quantisations(Request(str(model), "ggml", data), PROFILES, cache, Reporter())
 
 
 @pytest.mark.torch
