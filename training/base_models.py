@@ -75,7 +75,7 @@ def hub_id(reference: str) -> str:
     if _HUB_ID.fullmatch(reference):
         return reference
     if Path(reference).expanduser().is_file():
-        raise UsageError(f"{reference} is a file", "name a model's folder: exported files are neither taught nor exported")
+        raise UsageError(f"{reference} is a file", "name a model's folder: an export is neither taught nor exported")
     raise UsageError(
         f"no base model is called {reference!r}",
         f"choose a tier ({', '.join(TIERS)}), a model folder, or a Hugging Face id like openai/whisper-tiny",

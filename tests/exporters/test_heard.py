@@ -1,0 +1,52 @@
+"""Every quantisation is loaded and heard in the runtime that will load it. Core ML's: `python -m benchmarks.coreml`."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import device_profiles
+from exporters import export_to
+from exporters.runtimes import open_artifact
+from idiolect.transcriber import DecodingOptions
+
+RUNTIMES = {
+    "ggml": "pywhispercpp",
+    "gguf": "transcribe_cpp",
+    "onnx": "onnxruntime",
+    "sherpa-onnx": "sherpa_onnx",
+    "ctranslate2": "faster_whisper",
+    "huggingface": "torch",
+}
+CLIPS = ("human/digits_120.ogg", "human/digits_121.ogg")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "quantization"),
+    [(f, q) for f in RUNTIMES for q in device_profiles.FORMATS[f] if (f, q) != ("ggml", "f32")],
+)  # whisper.cpp takes no float32 weights, and the export says so
+def test_it_is_heard(nano: Path, voices: Path, tmp_path: Path, format: str, quantization: str) -> None:
+    from training.audio import decode
+    from training.scoring import error_rates
+
+    if find_spec(RUNTIMES[format]) is None:
+        pytest.skip(f"needs {RUNTIMES[format]}")
+    said = {row["file_name"]: row["text"] for row in map(json.loads, _rows(voices / "human"))}
+    export_to(nano, format, quantization, tmp_path / "model")
+    transcriber = open_artifact(tmp_path / "model", threads=1)
+    try:
+        options = DecodingOptions(audio_context="full")
+        heard = [
+            answer.text for answer in transcriber.transcribe_many([decode(voices / clip) for clip in CLIPS], options)
+        ]
+    finally:
+        transcriber.close()
+    assert error_rates([said[Path(clip).name] for clip in CLIPS], heard).wer < 0.3, heard
+
+
+def _rows(folder: Path) -> list[str]:
+    return (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
