@@ -1,7 +1,7 @@
 # make demo [VOICE=human]   the main job, offline, on what ships with idiolect
 # make test                 all tests and linters;  make quick: those without torch that start no programs
 # make threats              take each defence away in turn: its test has to notice
-# make fuzz                 5,000 questions to the server, made from its OpenAPI document
+# make fuzz                 5,000 questions to the server, made from its OpenAPI document; 10,000 damaged exports to their readers
 # make client-wheel         dist/idiolect_client-*.whl: what an app needs to pull, without the daemon
 # make setup [TORCH=cpu|cuda|rocm]
 VOICE ?= synthetic
@@ -27,6 +27,7 @@ threats: setup-dev
 
 fuzz: setup-dev
 	$(PY) -m tests.daemon.sync.fuzzing
+	$(PY) -m tests.exporters.fuzzing
 
 lint: setup-dev
 	.venv/bin/ruff check .
@@ -37,7 +38,8 @@ format: setup-dev
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-bench: setup-dev
+bench:
+	@TORCH=$(TORCH) sh ./setup.sh dev,peers
 	for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 client-wheel: setup
