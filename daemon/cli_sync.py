@@ -39,6 +39,7 @@ def profiles(json: Json = False) -> None:
         out.print(f"[bold]{profile.name}[/]  {plain(profile.title)}")
         what = f"{profile.tier}, {profile.format} {profile.quantization}, at most {profile.max_size_mb:g} MB, "
         what += f"WER at most {profile.max_wer_loss * 100:g} points over the checkpoint, "
+        what += f"{profile.min_speed_x:g} × real time{'' if profile.enforce_speed else ' (else a warning)'}, "
         what += f"audio context {profile.audio_context}"
         out.print(f"  {what}\n  [dim]{plain(profile.description, lines=True)}[/]\n")
 

@@ -158,6 +158,12 @@ def test_models_and_profiles_are_listed(home: Path) -> None:
     assert models[0]["cached"] is True
     profiles = json.loads(idiolect("profiles", "--json", home=home).stdout)
     assert {p["name"] for p in profiles} == set(device_profiles.load())
+    told = " ".join(idiolect("profiles", home=home).stdout.split())
+    for name, profile in device_profiles.load().items():
+        assert name in told
+        assert f"at most {profile.max_size_mb:g} MB" in told
+        assert f"{profile.min_speed_x:g} × real time" in told
+        assert " ".join(profile.description.split()) in told
 
 
 @pytest.mark.parametrize(
