@@ -109,10 +109,8 @@ def export_model(
         )
     folder = base_models.resolve(model, paths.cache)
     if outfile is None:
-        named = profile is not None and profile.format == format
-        outfile = Path(
-            _artifact_name(profile, folder, quantization) if profile and named else f"idiolect{_end(format)}"
-        )
+        own = profile if profile and profile.format == format else None
+        outfile = Path(_artifact_name(own, folder, quantization) if own else f"idiolect{_end(format)}")
         if outfile.exists():
             raise UsageError(f"{outfile} exists already", "name it to replace it, or another: --outfile F")
     if outfile.is_dir() and (format in _FILE_ENDS or any(outfile.iterdir())):
