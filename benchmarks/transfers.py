@@ -26,7 +26,7 @@ from idiolect.install import Place
 PROFILE = "android-futo"
 SIZE_BYTES = 6_000_000
 BYTES_PER_S = 20e6
-WAIT_S = 60.0
+WAIT_S = 300.0
 REST_S = 1.2  # then a client that has pulled waits for news
 VICTIMS = ("server", "client", "both")
 SERVE = """

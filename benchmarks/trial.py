@@ -29,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 KEPT_RECORDINGS = 20
 HELD_OUT_EVERY = 5
 PHASE_WAIT_S = {False: 120.0, True: 10.0}  # small or not
+UP_WAIT_S = 300.0
 POLL_S = 0.05
 SMALL = """
 import sys
@@ -126,14 +127,14 @@ def start(paths: Paths, *arguments: str) -> subprocess.Popen[bytes]:
 
 def until_up(paths: Paths, process: subprocess.Popen[bytes]) -> dict[str, Any]:
     """The first status of the daemon. SystemExit when it does not come up."""
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + UP_WAIT_S
     while time.monotonic() < deadline_s:
         with contextlib.suppress(NotRunning):
             return ask(paths, "status")
         if process.poll() is not None:
             raise SystemExit(f"the daemon did not start again (status {process.returncode}); see {paths.log_file}")
         time.sleep(POLL_S)
-    raise SystemExit(f"the daemon did not answer within 30 s; see {paths.log_file}")
+    raise SystemExit(f"the daemon did not answer within {UP_WAIT_S:.0f} s; see {paths.log_file}")
 
 
 def status(trial: Trial) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from idiolect.child import collect_rarely
 from training import base_models
@@ -14,8 +15,12 @@ VOICES = Path(base_models.__file__).parent / "data" / "voices"
 
 
 def pytest_configure() -> None:
-    """Part the cores between the test processes: compute threads that wait for a busy core spin and burn another."""
+    """No test is judged by its speed. Part the cores between the test processes: compute threads that wait for a busy
+    core spin and burn another."""
     collect_rarely()
+    unhurried = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]  # fixtures here are read only or a folder
+    settings.register_profile("idiolect", deadline=None, suppress_health_check=unhurried)
+    settings.load_profile("idiolect")
     number, count = (
         os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:],
         int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)),

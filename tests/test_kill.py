@@ -14,7 +14,6 @@ from benchmarks.lost_disk import in_small_filesystem
 
 @pytest.mark.torch
 @pytest.mark.whispercpp
-@pytest.mark.timeout(1500)
 def test_nothing_is_lost_whenever_the_daemon_dies(tmp_path: Path) -> None:
     said: list[str] = []
     rounds = list(kill_rounds(tmp_path, 10, seed=7, tell=said.append))
@@ -29,7 +28,6 @@ def _may_mount(folder: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_full_and_a_read_only_disk_cost_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if not _may_mount(tmp_path):
         pytest.skip("this machine lets no user mount a tmpfs in a namespace of their own")

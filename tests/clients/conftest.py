@@ -41,7 +41,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def client(shell: list[str], environment: dict[str, str]) -> Client:
     def client(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
         command = [*shell, str(SCRIPT), *map(str, arguments)]
-        return subprocess.run(command, env=environment | more, capture_output=True, text=True, timeout=100, check=False)
+        return subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False)
 
     return client
 

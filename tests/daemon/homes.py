@@ -64,10 +64,10 @@ async def living(daemon: Daemon) -> AsyncIterator[Daemon]:
         yield daemon
     finally:
         daemon.stop()
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, 120)
 
 
-async def until(condition: Callable[[], Any], wait_s: float = 30) -> None:
+async def until(condition: Callable[[], Any], wait_s: float = 120) -> None:
     """Return when `condition()` holds; TimeoutError when it does not come to that."""
     async with asyncio.timeout(wait_s):
         while not condition():

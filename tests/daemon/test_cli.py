@@ -21,7 +21,7 @@ def idiolect(*arguments: str | Path, home: Path, cwd: Path | None = None) -> sub
     """Run one command in a process of its own; errors never show a traceback."""
     command = [sys.executable, "-m", "daemon.cli", *map(str, arguments)]
     environment = {**os.environ, "IDIOLECT_HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=250, check=False)
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -243,7 +243,6 @@ def test_help_names_every_command(home: Path) -> None:
 
 @pytest.mark.torch
 @pytest.mark.whispercpp
-@pytest.mark.timeout(300)
 def test_train_evaluate_export_transcribe_by_hand(home: Path, tmp_path: Path, voices: Path) -> None:
     rows = [json.loads(line) for line in (voices / "human" / "metadata.jsonl").read_text().splitlines()[:12]]
     for index, row in enumerate(rows):

@@ -90,10 +90,10 @@ async def test_watching(daemon: Daemon, tmp_path: Path) -> None:
     try:
         assert json.loads(await process.stdout.readline())["release"] == "r-0001"
         record(Paths.at(home), 2)
-        line = json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
+        line = json.loads(await asyncio.wait_for(process.stdout.readline(), 120))
         assert (line["release"], line["changed"]) == ("r-0002", True)
         process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(process.wait(), 30) == 130
+        assert await asyncio.wait_for(process.wait(), 120) == 130
     finally:
         if process.returncode is None:
             process.kill()

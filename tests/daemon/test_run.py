@@ -401,7 +401,7 @@ async def test_a_service_hears_that_it_is_ready_alive_reloading_and_stopping(
     paths.make()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(paths.state / "notify"))
-        supervisor.settimeout(10)
+        supervisor.settimeout(120)
         monkeypatch.setenv("NOTIFY_SOCKET", str(paths.state / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "100000")
         monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))

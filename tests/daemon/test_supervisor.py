@@ -22,7 +22,7 @@ def heard(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     name = f"@idiolect-test-{os.getpid()}" if request.param == "abstract" else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
         made.bind(name.replace("@", "\0", 1))
-        made.settimeout(10)
+        made.settimeout(120)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         yield made
 

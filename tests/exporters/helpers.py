@@ -26,7 +26,6 @@ Stored: TypeAlias = tuple[str, npt.NDArray[Any]]
 NEEDS_COREML = [
     pytest.mark.coreml,
     pytest.mark.torch,
-    pytest.mark.timeout(900),  # three conversions, each in a process that imports torch and coremltools
     pytest.mark.skipif(find_spec("coremltools") is None, reason="coremltools is not installed: idiolect[coreml]"),
 ]
 SMALL = Dims(51_865, 1500, 32, 1, 1, 448, 32, 1, 1, 80)

@@ -49,7 +49,7 @@ def test_every_block_is_what_ggml_makes(name: str) -> None:
 
 
 @pytest.mark.whispercpp
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(width=16, allow_nan=False, allow_infinity=False), min_size=32, max_size=32))
 def test_any_block_is_what_ggml_makes(numbers: list[float]) -> None:
     values = np.array(numbers, np.float32)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporters.coreml_check import check_coreml
@@ -124,7 +124,7 @@ def test_parts_of_another_model_and_none_at_all(folder: Path, nano_coreml: Path,
         check_coreml(tmp_path / "nothing")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(
     file=st.sampled_from(
         [f"{_E}/{MODEL}", f"{_D}/{MODEL}", f"{_E}/{MANIFEST}", "config.json", "tokenizer_config.json"]

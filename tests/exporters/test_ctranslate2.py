@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporters import export_to
@@ -220,7 +220,7 @@ def test_all_zeros_are_refused(copied: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(st.data())
 def test_any_change_outside_the_weights_is_refused(copied: Path, data: st.DataObject) -> None:
     sound, path = (copied / "model.bin").read_bytes(), copied / "model.bin"

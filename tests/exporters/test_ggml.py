@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import struct
 import subprocess
@@ -28,7 +29,10 @@ SIZES = {q.type_code: (q.block, q.block_bytes) for q in (F32, *QUANTIZATIONS.val
 @pytest.mark.parametrize("name", QUANTIZATIONS)
 def test_every_tensor_is_what_whisper_cpps_own_tools_make(small: Path, tmp_path: Path, name: str) -> None:
     path, stored_as = tmp_path / "m.bin", QUANTIZATIONS[name]
-    export_file(small, "ggml", name, path)
+    told: list[Message] = []
+    export_file(small, "ggml", name, path, CallbackReporter(told.append))
+    warned = [message.data["message"] for message in told if message.kind == "warning"]
+    assert ["prefer f16" in text for text in warned] == ([True] if name == "f32" else [])
     assert check_ggml(path).quantization == name
     arrays, found = weights(SMALL), read_tensors(path, SIZES)
     assert len(found) == len(arrays)
@@ -58,13 +62,20 @@ def test_header_filters_and_tokens(small_file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_half_precision_checkpoints_give_the_same_file(tmp_path: Path) -> None:
+def test_half_precision_and_shards_give_the_same_file(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "a")
-    halves = {name: array.astype(np.float16) for name, array in weights(SMALL).items()}
     export_file(folder, "ggml", "q5_1", tmp_path / "full.bin")
+    halves = {name: array.astype(np.float16) for name, array in weights(SMALL).items()}
     save(folder / "model.safetensors", halves)
     export_file(folder, "ggml", "q5_1", tmp_path / "half.bin")
-    assert (tmp_path / "full.bin").read_bytes() == (tmp_path / "half.bin").read_bytes()
+    (folder / "model.safetensors").unlink()
+    shard_of = {name: f"model-0000{1 + index % 2}-of-00002.safetensors" for index, name in enumerate(halves)}
+    for shard in sorted(set(shard_of.values())):
+        save(folder / shard, {name: array for name, array in halves.items() if shard_of[name] == shard})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shard_of}))
+    export_file(folder, "ggml", "q5_1", tmp_path / "sharded.bin")
+    full, half, sharded = ((tmp_path / name).read_bytes() for name in ("full.bin", "half.bin", "sharded.bin"))
+    assert full == half == sharded
 
 
 def test_progress_ends_at_the_size(small: Path, tmp_path: Path) -> None:

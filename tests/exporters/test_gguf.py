@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporters import export_file
@@ -175,7 +175,7 @@ def test_damage_is_refused(small_gguf: Path, tmp_path: Path, damage: Callable[[b
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80)
 @given(st.integers(0, 6000), st.binary(min_size=1, max_size=12))
 def test_a_damaged_head_raises_nothing_else(small_gguf: Path, tmp_path: Path, at: int, junk: bytes) -> None:
     """Wherever the damage, the answer is an ArtifactError or a file whose structure is sound."""

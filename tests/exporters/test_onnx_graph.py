@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters.onnx_graph import INT64, Graph, read_metadata
@@ -60,7 +60,6 @@ def test_metadata_is_found_at_the_start() -> None:
             read_metadata(data[:length])
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_metadata_or_an_error(data: bytes) -> None:
     for start in (b"", _bytes(_small().plan({"key": "value"}))[:30]):

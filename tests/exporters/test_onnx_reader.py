@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporters import export_to
@@ -151,7 +151,7 @@ def test_a_plan_is_the_same_every_time(part: str) -> None:
     assert plan(part, SMALL, "int8") != plan(part, SMALL, "fp32")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(
     name=st.sampled_from(["encoder", "decoder"]),
     at=st.one_of(st.integers(0, 20_000), st.integers(0, 2_000_000)),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from exporters import export_file
@@ -149,7 +149,7 @@ def test_a_zeroed_convolution_or_norm_is_found_and_a_bias_may_be_zero(small_file
     check_ggml(path)
 
 
-_PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_PROPERTY = settings(max_examples=60)
 
 
 @_PROPERTY

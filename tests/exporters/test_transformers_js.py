@@ -57,7 +57,7 @@ def test_transformers_js_says_what_the_checkpoint_says(
         files[-1].write_bytes(pcm.tobytes())
         expected.append(checkpoint.transcribe(pcm, DecodingOptions(audio_context="full")).text)
     command = ["node", "-e", SCRIPT, str(PARENT.resolve()), f"{tmp_path}/", dtype, *map(str, files)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=100)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert [text for text, _ in answers] == expected
     assert all(chunk["timestamp"][0] == 0 for _, (chunk, *_) in answers)

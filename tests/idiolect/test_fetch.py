@@ -147,7 +147,7 @@ def test_a_silent_service_is_left(part: Path) -> None:
             fetch.get(to(url), "/v1/manifest", limit_bytes=10, timeout_s=0.2)
         with pytest.raises(TransferFailed, match="timed out"):
             fetch.download(to(url), FILE, part, timeout_s=0.1)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
 
 
 def _endless(request: Request) -> None:

@@ -79,4 +79,4 @@ def test_a_round_waits_for_news(url: str, publish: Callable[..., bytes], into: P
     client.pull()
     began = time.monotonic()
     assert not client.pull(wait_s=1.0).changed
-    assert 0.9 < time.monotonic() - began < 9
+    assert 0.9 < time.monotonic() - began < 20

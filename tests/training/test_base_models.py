@@ -109,7 +109,7 @@ def _fetch(hub: Hub, name: str, tmp_path: Path) -> subprocess.CompletedProcess[s
         "IDIOLECT_HOME": str(tmp_path / "home"),
     }
     command = [sys.executable, "-m", "daemon.cli", "models", "fetch", name]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_nano_ships_with_the_package(cache: Path) -> None:

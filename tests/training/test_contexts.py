@@ -14,7 +14,7 @@ from training.decode import CheckpointTranscriber
 from training.evaluate import EvaluationClip, evaluate
 from training.finetune import Settings, Source, finetune
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.torch]
 LOOPING = Path(__file__).parents[3] / "shared" / "nano" / "model-window"
 FULL = DecodingOptions(audio_context="full")
 

@@ -14,7 +14,7 @@ from idiolect.errors import DatasetError, JobStopped, UsageError
 from tests.training.speech import shipped
 from training.finetune import Settings, Source, defaults_for, finetune
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.torch]
 QUICK = Settings(max_steps=8, epochs=4, batch_size=4, full_share=0.0, longer_share=0.0, threads=1)
 
 

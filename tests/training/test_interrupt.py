@@ -22,7 +22,7 @@ from training.finetune import Settings, finetune
 if TYPE_CHECKING:
     import torch
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.torch]
 ROOT = Path(__file__).parents[2]
 
 

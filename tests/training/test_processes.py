@@ -11,7 +11,7 @@ import pytest
 from idiolect.child import Message, parse
 from tests.training.interrupted import SETTINGS, train, values
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.torch]
 ROOT = Path(__file__).parents[2]
 
 

@@ -7,16 +7,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from idiolect.errors import DatasetError
 from training.clips import Clip, clips_of, find_texts
 from training.transcripts import read_cues, read_metadata, read_text
 
-fuzzed = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
-)
+fuzzed = settings(max_examples=150, derandomize=True)
 
 LINES = st.sampled_from(
     [

@@ -36,7 +36,7 @@ def put(path, seed=0, text="some words"):
     path.with_suffix(".txt").write_text(f"{text} {seed}")
 
 async def until(what):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not what():
             await asyncio.sleep(0.02)
 
@@ -48,7 +48,7 @@ def _refusal() -> str:
     """Why there can be no such namespace here; empty where there can."""
     try:
         test = [*APART, "sh", "-c", "mount -t tmpfs none /mnt && sysctl -qw user.max_inotify_watches=1000"]
-        tried = subprocess.run(test, capture_output=True, timeout=20)
+        tried = subprocess.run(test, capture_output=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return tried.stderr.decode(errors="replace").strip() or ("refused" if tried.returncode else "")
@@ -59,5 +59,5 @@ def run_apart(code: str, home: Path) -> None:
     if not sys.platform.startswith("linux") or _refusal():
         pytest.skip(f"no user namespace with mounts here: {_refusal() or sys.platform}")
     script = PREAMBLE + textwrap.dedent(code)
-    done = subprocess.run([*APART, sys.executable, "-c", script, home], capture_output=True, text=True, timeout=90)
+    done = subprocess.run([*APART, sys.executable, "-c", script, home], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

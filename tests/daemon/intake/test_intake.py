@@ -51,7 +51,7 @@ class House:
                 await task
 
     async def until(self, what: Callable[[], bool]) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(120):
             while not what():
                 await asyncio.sleep(0.02)
 

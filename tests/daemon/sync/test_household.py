@@ -71,7 +71,7 @@ async def test_the_code_is_on_a_page_until_somebody_is_let_in(
     opened = await asked(paths, "pair", action="open")
 
     def page() -> str:
-        with urllib.request.urlopen(opened["page"], timeout=5) as response:
+        with urllib.request.urlopen(opened["page"], timeout=120) as response:
             return str(response.read().decode())
 
     assert html.escape(opened["uri"]) in await asyncio.to_thread(page)

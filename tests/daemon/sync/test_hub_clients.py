@@ -104,7 +104,7 @@ async def heard(plain: PlainHouse, script: str, profile: str, tmp_path: Path) ->
 
 async def _said(command: list[str], environment: dict[str, str]) -> str:
     done = await asyncio.to_thread(
-        subprocess.run, command, env=environment, capture_output=True, text=True, check=False, timeout=100
+        subprocess.run, command, env=environment, capture_output=True, text=True, check=False
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("heard: ")]
     assert lines, done.stderr

@@ -42,7 +42,7 @@ async def page(desk: PairingDesk, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 async def get(url: str, path: str = "", host: str = "", method: str = "GET") -> tuple[int, dict[str, str], bytes]:
     def ask() -> tuple[int, dict[str, str], bytes]:
         target = urlsplit(url)
-        connection = HTTPConnection(target.netloc, timeout=5)
+        connection = HTTPConnection(target.netloc, timeout=120)
         connection.request(method, path or target.path, headers={"Host": host or target.netloc})
         response = connection.getresponse()
         answer = response.status, dict(response.getheaders()), response.read()
@@ -78,7 +78,7 @@ async def test_it_is_there_while_the_window_is_open(page: PairingPage, desk: Pai
     assert newer != url
     assert (await get(newer))[0] == 200
     desk.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(120):
         while is_open(newer):
             await asyncio.sleep(0.01)
 
@@ -96,14 +96,13 @@ async def test_nothing_is_shown_once_the_window_is_closed(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not BROWSER, reason="no chromium to look at the page with")
-@pytest.mark.timeout(120)
 async def test_as_a_browser_shows_it(page: PairingPage, desk: PairingDesk, tmp_path: Path) -> None:
     """The picture in the window is the code, module by module."""
     uri = desk.open("k7f3q2mzx5ab", ["192.168.1.20:8737"], "k" * 43).uri()
     url, picture = await page.show(uri), tmp_path / "page.png"
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=800,900"]
     command = [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", url]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False, timeout=100)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False)
     if not picture.exists():
         pytest.skip(f"this chromium shows nothing: {done.stderr.decode(errors='replace')[-200:]}")
     with av.open(str(picture)) as shown:

@@ -375,5 +375,5 @@ async def test_stop_ends_those_who_wait(published: Ask, server: Server) -> None:
     started = time.monotonic()
     await server.stop()
     assert (await waiting)[0] == 304
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20  # it would have waited for 25 seconds
     await server.stop()

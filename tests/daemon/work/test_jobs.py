@@ -174,13 +174,13 @@ async def test_a_folder_that_an_old_job_holds_is_waited_for(tmp_path: Path) -> N
     await asyncio.sleep(0.1)
     assert not waiting.done()
     old.stdin.close()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 120)
     await old.wait()
     await wait_until_free(tmp_path / "gone")
 
 
 async def _until(condition: object) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.02)
 

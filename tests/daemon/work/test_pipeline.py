@@ -23,7 +23,7 @@ from idiolect.errors import JobError, JobStopped
 from training.audio import decode, duration_s, pcm_sha256
 from training.split import side
 
-pytestmark = [pytest.mark.torch, pytest.mark.whispercpp, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.torch, pytest.mark.whispercpp]
 PROFILES = device_profiles.load(overrides={name: {"tier": "nano"} for name in ("android-futo", "desktop-whispercpp")})
 ZERO_WEIGHTS = b"\x00\x3c" + b"\x88" * 16  # a q4_0 block: scale 1, and 32 weights, stored plus 8
 TRAINING = {"max_steps": 6, "epochs": 2, "batch_size": 8, "full_share": 0.0, "threads": 1}
