@@ -10,6 +10,7 @@ Left out are recordings (the user's own), checkpoints and exports of runs, logs,
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import shutil
 import sqlite3
@@ -74,6 +75,7 @@ def load(paths: Paths, file: Path) -> Contents:
         with tempfile.TemporaryDirectory(dir=paths.state, prefix=".restore-") as temporary:
             unpacked = Path(temporary)
             _unpack(file, unpacked)
+            _keep_others(unpacked / "config", paths.config_file.parent)
             _check(unpacked / "state")
             contents = Contents(sum(1 for path in unpacked.rglob("*") if path.is_file()), folder_bytes(unpacked))
             sync_tree(unpacked)
@@ -164,6 +166,16 @@ def _check(state: Path) -> None:
         shutil.copyfile(manifests / f"{store.version}.dsse", manifests / f"{store.version + VERSIONS_SKIPPED}.dsse")
 
 
+def _keep_others(source: Path, target: Path) -> None:
+    """Raise UsageError for settings that are there and other than those of the backup."""
+    for path in sorted(source.rglob("*")) if source.is_dir() else ():
+        place = target / path.relative_to(source)
+        if path.is_file() and place.exists() and place.read_bytes() != path.read_bytes():
+            raise UsageError(
+                f"{place} exists already, and the backup holds another", "move it away, or restore with: --home DIR"
+            )
+
+
 def _put(source: Path, target: Path) -> None:
     for path in sorted(source.rglob("*")) if source.is_dir() else ():
         place = target / path.relative_to(source)
@@ -171,4 +183,10 @@ def _put(source: Path, target: Path) -> None:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
+            try:
+                path.replace(place)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                with path.open("rb") as kept, replacing(place, mode=path.stat().st_mode & 0o777) as file:
+                    shutil.copyfileobj(kept, file)  # settings may lie on another file system than the state

@@ -86,8 +86,8 @@ def examine(paths: Paths) -> Iterator[Finding]:
             yield from [found] if isinstance(found, Finding) else found
         except IdiolectError as error:
             yield Finding(about, "bad", error.message, error.hint)
-        except OSError as error:
-            yield Finding(about, "bad", str(error))
+        except Exception as error:  # what is broken here may break in any way
+            yield Finding(about, "bad", f"{type(error).__name__}: {error}", f"look for more in {paths.log_file}")
 
 
 def to_json(findings: list[Finding]) -> dict[str, Any]:
@@ -116,8 +116,12 @@ def _settings(patient: Patient) -> Finding:
 def _daemon(patient: Patient) -> Finding:
     if patient.status is None:
         return Finding("daemon", "warn", "not running", "idiolect run, or for good: idiolect service install")
-    said = "; ".join(patient.status["warnings"])
-    return Finding("daemon", "warn" if said else "ok", f"runs, pid {patient.status['pid']}{said and ': ' + said}")
+    found, warnings = f"runs, pid {patient.status['pid']}", patient.status["warnings"]
+    if warnings:
+        return Finding(
+            "daemon", "warn", f"{found}: {'; '.join(warnings)}", f"mend that; more is in {patient.paths.log_file}"
+        )
+    return Finding("daemon", "ok", found)
 
 
 def _folders(patient: Patient) -> Iterator[Finding]:
@@ -162,7 +166,7 @@ def _decoder(patient: Patient) -> Finding:
     clip = next((base_models.NANO_ARCHIVE.parent / "voices" / "human").glob("*.ogg"))
     command = [sys.executable, "-P", "-c", DECODE, str(clip)]  # a decoder that crashes must not end this
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         return Finding("decoder", "bad", f"audio cannot be decoded: {said}", "pip install --force-reinstall av numpy")
@@ -211,8 +215,10 @@ def _runtimes(patient: Patient) -> Iterator[Finding]:
 def _gpu(patient: Patient) -> Finding:
     if find_spec("torch") is None:
         return Finding("gpu", "ok", "not looked for: PyTorch is not installed")
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Finding("gpu", "bad", f"PyTorch cannot be loaded: {error}", "install it again: make setup TORCH=cpu")
     if torch.cuda.is_available():
         return Finding("gpu", "ok", torch.cuda.get_device_name(0))
     if torch.backends.mps.is_available():
@@ -224,10 +230,15 @@ def _gpu(patient: Patient) -> Finding:
 
 
 def _discovery(patient: Patient) -> Finding:
+    from daemon.sync.discovery import CANNOT_ANNOUNCE
+
     server = patient.config.server
     if not (server.enabled and server.discovery):
         return Finding("mdns", "ok", "switched off in [server]")
+    fix = "devices then need `idiolect pull --url`; or allow UDP port 5353 and multicast in the firewall"
     if patient.status is not None:  # the daemon's own announcement is the better probe
+        if any(warning.startswith(CANNOT_ANNOUNCE) for warning in patient.status["warnings"]):
+            return Finding("mdns", "warn", CANNOT_ANNOUNCE, fix)
         return Finding("mdns", "ok", "the daemon announces itself")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -238,7 +249,6 @@ def _discovery(patient: Patient) -> Finding:
             group = socket.inet_aton(MDNS_GROUP) + socket.inet_aton("0.0.0.0")
             probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
         except OSError as error:
-            fix = "devices then need `idiolect pull --url`; or allow UDP port 5353 and multicast in the firewall"
             return Finding("mdns", "warn", f"multicast does not work here: {error.strerror}", fix)
     return Finding("mdns", "ok", f"multicast group {MDNS_GROUP} can be joined")
 

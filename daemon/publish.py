@@ -31,6 +31,7 @@ async def finish(rooms: Rooms, run_id: str, result: JobResult) -> None:
         release_id=release.id if release else None,
         summary=_summary(result),
     )
+    rooms.library.not_in_run(run_id, result.missing)
     for digest, told in result.remarks.items():
         rooms.library.remark(digest, told)
 

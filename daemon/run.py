@@ -99,11 +99,11 @@ class Daemon:
                 while not self._ending:
                     await self._live()
             finally:
-                supervisor.stopping()
                 _log.info("ended")
 
     def stop(self) -> None:
         """Save the running job and end. The second call does not wait for the job."""
+        supervisor.stopping()
         self._ending = True
         self._leave()
 
@@ -195,7 +195,7 @@ class Daemon:
         while not self._leaving.is_set():
             try:
                 if trouble:
-                    self._trainer.recover()
+                    self._trainer.recover(crashed=False)
                     trouble = False
                     self._warnings.pop("state", None)
                 self._wake.clear()
@@ -250,7 +250,8 @@ class Daemon:
 
     def _decide(self) -> None:
         began_s = time.monotonic()
-        snapshot = runs.look(self._rooms, frozenset(self._forced), busy=self._intake.busy or not self._looked)
+        busy, away = self._intake.busy or not self._looked, self._intake.out_of_reach
+        snapshot = runs.look(self._rooms, frozenset(self._forced), busy=busy, out_of_reach=away)
         wanted = next_action(snapshot, self._config.training, time.time())
         action = conditions.hold_back(wanted, self._machine.reading, self._config.conditions, time.time())
         self._action, self._due = action, wanted.kind == "train"
@@ -330,10 +331,10 @@ class Daemon:
     async def _take_in(self) -> None:
         while True:
             try:
-                if not self._looked:
-                    await self._intake.rescan()  # nothing is decided on what stood in the folders last week
-                    self._looked = True
-                    self._wake.set()
+                await self._intake.rescan()  # nothing is decided on what stood in the folders last week
+                self._looked = True
+                self._warnings.pop("intake", None)
+                self._wake.set()
                 await self._intake.run()
             except Exception as error:  # serving what is published must not end because a folder makes trouble
                 _log.exception("reading recordings failed")

@@ -6,6 +6,7 @@ sign of how the difference of two neighbouring bands' energies changed since the
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 HOP_S = 0.025
 WINDOW_S = 0.4
 """Each frame looks at so much, so that half a hop of misalignment changes little."""
+TAKE = "nearly the same take as "
 SAME_BITS = 0.07
 """Share of differing bits below which two sounds are one take. A person's other takes differ in 0.28 and more."""
 MIN_FRAMES = 20
@@ -64,7 +66,13 @@ def difference(one: bytes, other: bytes) -> float:
 
 def nearly_the_same(path: str, differing: float) -> str:
     """What to say of a recording whose `difference` from the one at `path` is below `SAME_BITS`."""
-    return f"nearly the same take as {path} (by {differing:.0%}): keep one"
+    return f"{TAKE}{path} (by {differing:.0%}): keep one"
+
+
+def take_named(told: str) -> str:
+    """The path in what `nearly_the_same` said; "" in anything else."""
+    found = re.fullmatch(rf"{TAKE}(.*) \(by \d+%\): keep one", told, re.DOTALL)
+    return found[1] if found else ""
 
 
 @lru_cache(maxsize=1)

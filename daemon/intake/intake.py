@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from daemon.intake.library import Known, Library
@@ -15,7 +16,7 @@ from daemon.intake.outlook import PATIENCE_S, SILENT, Look, Outlook
 from daemon.intake.reader import Reader
 from daemon.intake.reading import Reading, Request
 from daemon.intake.scan import Listing, Settling, Stamp, is_below, is_usable_name, readable
-from daemon.intake.watcher import Watcher, watches_held
+from daemon.intake.watcher import Watcher, falls_short, watches_held
 from idiolect.errors import JobError
 
 MAX_READERS = 4
@@ -63,10 +64,12 @@ class Intake:
         self._busy = False
         self._list_s = self._rested_at_s = 0.0
         self._told = False
-        self._folders_seen = self._folders_watched = 0
+        self._folders_seen: set[int] = set()
+        self._folders_watched: set[int] = set()
         self._short_of_watches = False
         self._mounts = library.mounts()
         self._away: set[str] = set()
+        self._out_of_reach = ""
         self._problems: tuple[str, ...] = ()
         self._remarks: tuple[str, ...] = ()
         self._watch_problems: tuple[str, ...] = ()
@@ -75,6 +78,11 @@ class Intake:
     def busy(self) -> bool:
         """Whether recordings are settling or being read."""
         return self._busy
+
+    @property
+    def out_of_reach(self) -> str:
+        """How many known recordings lie in folders that cannot be looked into now, in words; "" where none do."""
+        return self._out_of_reach
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -121,12 +129,12 @@ class Intake:
             return True  # the look has said so
         if self._short_of_watches or self._folders_seen != self._folders_watched:
             held = watches_held()
-            self._short_of_watches = held is not None and held < self._folders_seen
+            self._short_of_watches = held is not None and falls_short(held, self._folders_seen)
             self._folders_watched = self._folders_seen
         if self._short_of_watches:
             self._watch_problems += (
-                f"the system watches fewer folders than the {self._folders_seen} there are; looking every few seconds "
-                "instead (on Linux, raise fs.inotify.max_user_watches and start again)",
+                f"the system watches fewer folders than the {len(self._folders_seen)} there are; looking every few "
+                "seconds instead (on Linux, raise fs.inotify.max_user_watches and start again)",
             )
         return not self._short_of_watches
 
@@ -172,6 +180,7 @@ class Intake:
         found, listings = await self._list()
         known = self._library.known()
         if retry:
+            self._library.forget_gone()
             self._retrying |= {path for path, last in known.items() if last.retry}
         self._note_absence(found, listings, known)
         changed = {
@@ -217,11 +226,11 @@ class Intake:
         self._list_s = sum(look.took_s for look in looks)
         for folder, listing in zip(self._outlooks, listings, strict=True):
             for path, stamp in listing.recordings.items():
-                if is_usable_name(path):
-                    found.setdefault(path, (folder, stamp))
+                if is_usable_name(path):  # what was said of it is true for the language it was judged in
+                    found.setdefault(path, (folder, replace(stamp, texts=f"{stamp.texts}{self._language}")))
                 else:
                     found.setdefault(readable(path), (None, stamp))
-        self._folders_seen = sum(look.listing.folders for look in looks if look.told)  # where events come from
+        self._folders_seen = set().union(*(look.listing.folders for look in looks if look.told))  # where events come
         self._note_mounts(found, looks)
         closed = {at: why for listing in listings for at, why in listing.unreadable.items()}
         self._problems = tuple(_closed(at, why) for at, why in closed.items())
@@ -243,7 +252,8 @@ class Intake:
                 if mount not in look.mounted and not holds:
                     look.listing.unreadable.setdefault(mount, "the disk that held its recordings is away")
                     self._away.add(mount)
-                if holds is (mount in look.mounted):
+                unseen = any(is_below(at, mount) or is_below(mount, at) for at in look.listing.unreadable)
+                if holds is (mount in look.mounted) or unseen:
                     mounts.add(mount)
         if mounts != self._mounts:
             self._library.set_mounts(mounts)
@@ -253,12 +263,17 @@ class Intake:
         self, found: Mapping[str, tuple[Path | None, Stamp]], listings: Sequence[Listing], known: Mapping[str, Known]
     ) -> None:
         """Recordings that left, and those that came back as they were. What cannot be seen has not left."""
-        left = [path for path, last in known.items() if not last.gone and path not in found]
-        left = [path for path in left if not any(listing.hides(path) for listing in listings)]
+        missing = [path for path, last in known.items() if not last.gone and path not in found]
+        left = [path for path in missing if not any(listing.hides(path) for listing in listings)]
+        closed = [folder for listing in listings for folder in listing.unreadable]
+        hidden = sum(any(is_below(path, folder) for folder in closed) for path in missing)
+        said = f"{hidden} recording{'s' if hidden > 1 else ''} in {_some(closed)}" if hidden else ""
+        reachable, self._out_of_reach = said != self._out_of_reach, said
         back = [path for path, last in known.items() if last.gone and path in found and found[path][1] == last.stamp]
         if left or back:
             self._library.set_gone(left, gone=True)
             self._library.set_gone(back, gone=False)
+        if left or back or reachable:
             self.on_change()
 
     async def _read(self, reader: Reader, path: str, folder: Path | None, stamp: Stamp, last: Known | None) -> None:

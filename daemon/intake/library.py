@@ -19,10 +19,11 @@ from daemon.intake.schema import migrate
 from daemon.work.spec import JobClip
 from idiolect.errors import UsageError
 from training import split
-from training.fingerprint import SAME_BITS, difference, nearly_the_same
+from training.fingerprint import SAME_BITS, TAKE, difference, nearly_the_same, take_named
 
 RecordingState = Literal["ready", "waiting", "rejected", "duplicate"]
 _COMPARED_TAKES = 20
+_FORGOTTEN_S = 90 * 86_400.0
 T = TypeVar("T")
 RunState = Literal["running", "interrupted", "failed", "kept", "published"]
 
@@ -201,6 +202,13 @@ class Library:
         """Recordings that left the folder, or came back unchanged. Their sounds keep their sides."""
         with self._transaction():
             self._db.executemany("UPDATE files SET gone = ? WHERE path = ?", [(gone, path) for path in paths])
+            if gone and paths:
+                self._forget_takes(frozenset(paths))
+
+    def forget_gone(self) -> None:
+        """Recordings that left long ago are read anew should they come back; their sounds keep their sides."""
+        with self._transaction():
+            self._db.execute("DELETE FROM files WHERE gone AND read_at < ?", (time.time() - _FORGOTTEN_S,))
 
     def remark(self, pcm_sha256: str, told: str) -> None:
         """Something a person should know of the ready recordings that hold a sound; said once however often heard."""
@@ -238,6 +246,14 @@ class Library:
                 [(number, clip.pcm_sha256, clip.text, clip.side, clip.duration_s) for clip in clips],
             )
         return f"run-{number:04d}"
+
+    def not_in_run(self, run_id: str, sounds: Sequence[str]) -> None:
+        """These sounds, by digest, could not be had when the run began: they are new to its tier. UsageError."""
+        number = self._number(run_id)
+        with self._transaction():
+            self._db.executemany(
+                "DELETE FROM run_clips WHERE run = ? AND pcm_sha256 = ?", [(number, digest) for digest in sounds]
+            )
 
     def update_run(
         self,
@@ -319,6 +335,12 @@ class Library:
                 if (differing := difference(mine, other["fingerprint"])) < SAME_BITS:
                     return nearly_the_same(other["path"], differing)
         return ""
+
+    def _forget_takes(self, gone: frozenset[str]) -> None:
+        """Whoever was told to keep one of two takes has done so."""
+        for row in self._db.execute("SELECT path, reason FROM files WHERE instr(reason, ?)", (TAKE,)).fetchall():
+            left = [told for told in row["reason"].split("; ") if take_named(told) not in gone]
+            self._db.execute("UPDATE files SET reason = ? WHERE path = ?", ("; ".join(left), row["path"]))
 
     def _record_clip(self, path: str, clip: ReadClip) -> None:
         key = split.text_key(clip.text)

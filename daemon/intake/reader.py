@@ -14,6 +14,7 @@ from idiolect.errors import JobError
 
 _MAX_LINE_BYTES = 64 << 20
 _FAREWELL_S = 2.0
+_FROM_OUTSIDE = frozenset({"SIGHUP", "SIGINT", "SIGKILL", "SIGTERM"})  # a logout, a system short of memory
 
 
 class Reader:
@@ -53,7 +54,7 @@ class Reader:
                 raise
             if not line.endswith(b"\n"):
                 await self._end()
-                return Reading(state="rejected", reason=_last_words(process.returncode or 0))
+                return _last_words(process.returncode or 0)
             self._farewell = asyncio.create_task(self._leave_when_idle())
             return Reading.model_validate_json(line)
 
@@ -133,10 +134,14 @@ async def _ask(process: asyncio.subprocess.Process, request: Request) -> bytes:
         return b""
 
 
-def _last_words(returncode: int) -> str:
+def _last_words(returncode: int) -> Reading:
+    """Why the worker died over a recording; one that something else ended says nothing of the recording."""
     if returncode >= 0:
-        return f"the decoder gave up on it (exit status {returncode}); save it again in another format"
+        reason = f"the decoder gave up on it (exit status {returncode}); save it again in another format"
+        return Reading(state="rejected", reason=reason)
     name = signal.Signals(-returncode).name
     if name == "SIGXCPU":
-        return "reading it takes more processor time than any recording should"
-    return f"the decoder crashed on it ({name}); save it again in another format"
+        return Reading(state="rejected", reason="reading it takes more processor time than any recording should")
+    if name in _FROM_OUTSIDE:
+        return Reading(state="waiting", reason=f"reading it was interrupted ({name}); tried again later", retry=True)
+    return Reading(state="rejected", reason=f"the decoder crashed on it ({name}); save it again in another format")

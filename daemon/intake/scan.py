@@ -32,7 +32,7 @@ class Listing:
 
     `recordings` with their stamps; `unreadable` folders with the reason; `conflicts`, second versions that a sync tool
     made of recordings and texts; `remote`, recordings of which only a placeholder is here; `mounts`, folders where
-    another file system begins; `folders`, how many there are in all.
+    another file system begins; `folders`, the inode numbers of all folders that were listed.
     """
 
     recordings: dict[str, Stamp] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Listing:
     conflicts: list[str] = field(default_factory=list)
     remote: set[str] = field(default_factory=set)
     mounts: set[str] = field(default_factory=set)
-    folders: int = 0
+    folders: set[int] = field(default_factory=set)
 
     def hides(self, path: str) -> bool:
         """Whether `path` may well be there although it is not listed."""
@@ -66,22 +66,22 @@ def scan(folder: Path) -> Listing:
     listing = Listing()
     if is_mount(str(folder)):
         listing.mounts.add(str(folder))
-    pending: list[tuple[str, str, int]] = [(str(folder), "", _device(folder))]  # with what metadata above says
+    pending = [(str(folder), "", *_identity(folder))]  # with what metadata above says
     while pending:
-        at, above, device = pending.pop()
+        at, above, device, inode = pending.pop()
         try:
             found = _entries(at, listing)
         except OSError as error:
             if at == str(folder) or not isinstance(error, FileNotFoundError):
                 listing.unreadable[at] = error.strerror or type(error).__name__
             continue
-        listing.folders += 1
+        listing.folders.add(inode)
         above += "".join(_mark(name, found[name]) for name in METADATA_NAMES if name in found)
         texts = _texts_by_stem(found)
         for name, status in found.items():
             path = _joined(at, name)
             if stat.S_ISDIR(status.st_mode):
-                pending.append((path, above, status.st_dev))
+                pending.append((path, above, status.st_dev, status.st_ino))
                 if status.st_dev != device and is_usable_name(path):
                     listing.mounts.add(path)
             linked_folder = stat.S_ISLNK(status.st_mode) and os.path.isdir(path)  # noqa: PTH112
@@ -125,11 +125,12 @@ class Settling:
         return sorted(path for path, (_, since_s) in self._since.items() if now_s - since_s >= self._settle_s)
 
 
-def _device(folder: Path) -> int:
+def _identity(folder: Path) -> tuple[int, int]:
     try:
-        return folder.stat().st_dev
+        status = folder.stat()
     except OSError:
-        return 0
+        return 0, 0
+    return status.st_dev, status.st_ino
 
 
 def _entries(at: str, listing: Listing) -> dict[str, os.stat_result]:

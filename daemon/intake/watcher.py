@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ _NETWORK = frozenset(
     "nfs nfs4 cifs smb3 smbfs afpfs webdav davfs ncpfs 9p virtiofs afs ceph lustre beegfs glusterfs gfs2 ocfs2 "
     "orangefs coda vboxsf vmhgfs prl_fs drvfs".split()
 )
+_FAREWELL_S = 1.0
+_INODE = re.compile(rb" ino:([0-9a-f]+)")
 _FUSE = frozenset({"fuse", "macfuse", "osxfuse", "fskit"})
 _LOCAL_FUSE = frozenset("fuse.ext4 fuse.ntfs fuse.ntfs-3g fuse.exfat fuse.fuse-overlayfs".split())
 
@@ -52,14 +55,22 @@ def is_remote_kind(kind: str) -> bool:
     return kind in _NETWORK or kind == "unc" or (kind.split(".")[0] in _FUSE and kind not in _LOCAL_FUSE)
 
 
-def watches_held() -> int | None:
-    """How many inotify watches this process holds; None where the system does not tell."""
-    held = None
+def watches_held() -> list[int] | None:
+    """The inode numbers that this process's inotify watches; None where the system does not tell. From proc(5)."""
+    held: list[int] | None = None
     with contextlib.suppress(OSError):
         for entry in os.scandir("/proc/self/fdinfo"):
             with contextlib.suppress(OSError), open(entry.path, "rb") as file:  # noqa: PTH123
-                held = (held or 0) + sum(line.startswith(b"inotify ") for line in file)
+                found = [_INODE.search(line) for line in file if line.startswith(b"inotify ")]
+                held = [*(held or ()), *(int(match[1], 16) for match in found if match)]
     return held
+
+
+def falls_short(held: Sequence[int], folders: Collection[int]) -> bool:
+    """Whether one of `folders` is not watched, all by inode number; where none is found the numbers are of different
+    kinds, as on some stacked file systems, and only their count tells."""
+    unwatched = set(folders) - set(held)
+    return len(held) < len(folders) if len(unwatched) == len(folders) else bool(unwatched)
 
 
 class Watcher:
@@ -111,7 +122,7 @@ class Watcher:
         observer, self._observer, self._watched = self._observer, None, None
         if observer is not None:
             observer.stop()
-            observer.join()
+            observer.join(_FAREWELL_S)  # longer waits one that asks a network folder that answers no more
 
     def _start(self) -> None:
         from watchdog import events

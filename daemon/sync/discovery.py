@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zeroconf.asyncio import AsyncZeroconf
 
 POLL_S = 10.0
+CANNOT_ANNOUNCE = "cannot announce the service on the network"
 MAX_LABEL_BYTES = 63  # of one part of a DNS name
 
 _log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class Advertisement:
         except _failures() as error:
             await self._withdraw()
             warning = (
-                f"cannot announce the service on the network ({type(error).__name__}: {error}); "
+                f"{CANNOT_ANNOUNCE} ({type(error).__name__}: {error}); "
                 "devices can still pull with its address: idiolect pull --url https://ADDRESS:PORT"
             )
             _log.warning("%s", warning)

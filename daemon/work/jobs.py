@@ -19,6 +19,8 @@ from idiolect.errors import JobError
 PIPELINE = (sys.executable, "-P", "-m", "daemon.work.pipeline")  # -P: the present folder lends no code
 STOP_WAIT_S = 3.0
 TERMINATE_WAIT_S = 0.5
+KILLED_WAIT_S = 1.0
+"""A job that waits for a network folder that answers no more ends when that does; its lock keeps others away."""
 """Together less than the five seconds that a machine which shuts down may give; a training also saves as it goes."""
 NICENESS = 10
 LOG_FILE = "job.log"
@@ -99,7 +101,7 @@ class Job:
             # Whatever ends this coroutine, no trainer is left behind without a parent.
             if self._process.returncode is None:
                 self._signal(signal.SIGKILL)
-                await self._process.wait()
+                await self._ended(KILLED_WAIT_S)
         return self._outcome(status)
 
     async def stop(self, wait_s: float | None = None) -> None:
@@ -110,11 +112,16 @@ class Job:
         self._say_stop()
         first_s = self._stop_wait_s if wait_s is None else wait_s
         for patience_s, harder in ((first_s, signal.SIGTERM), (TERMINATE_WAIT_S, signal.SIGKILL)):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), patience_s)
+            if await self._ended(patience_s):
                 return
             self._signal(harder)
-        await self._process.wait()
+        await self._ended(KILLED_WAIT_S)
+
+    async def _ended(self, within_s: float) -> bool:
+        assert self._process is not None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), within_s)
+        return self._process.returncode is not None
 
     def terminate(self) -> None:
         """End it at once, for a user who asks a second time."""

@@ -79,6 +79,7 @@ class _Pipeline:
         self.base = base_models.resolve(self.spec.base, self.spec.cache)
         self.checkpoint = run_dir / CHECKPOINT
         self._unreadable: list[str] = []
+        self._missing: list[str] = []
 
     def run(self) -> JobResult:
         from training.evaluate import EvaluationClip
@@ -145,6 +146,7 @@ class _Pipeline:
             "train_clips": outcome.clips,
             "train_audio_s": outcome.audio_s,
             "skipped": [*self._unreadable, *outcome.skipped],
+            "missing": self._missing,
             "steps": outcome.steps,
             "train_s": outcome.train_s,
             "remarks": remarks,
@@ -166,6 +168,8 @@ class _Pipeline:
                 if pcm_sha256(pcm) != clip.pcm_sha256:
                     raise DatasetError("the audio changed since the run began")
             except (AudioError, DatasetError, OSError) as error:
+                if not clip.path.exists():
+                    self._missing.append(clip.pcm_sha256)
                 self._unreadable.append(f"{clip.path.name}: {error}")
                 self.reporter.warning(f"left out {clip.path.name}: {error}")
             else:

@@ -30,7 +30,7 @@ MAX_CRASHES = 3
 """A run that the daemon died in so often may be what it dies of: it goes on no more."""
 
 
-def look(rooms: Rooms, forced: frozenset[str] = frozenset(), *, busy: bool = False) -> Snapshot:
+def look(rooms: Rooms, forced: frozenset[str] = frozenset(), *, busy: bool = False, out_of_reach: str = "") -> Snapshot:
     """What the scheduler decides on. A tier that was asked for is looked at even where the configuration omits it."""
     runs = rooms.library.runs()
     states = []
@@ -50,7 +50,7 @@ def look(rooms: Rooms, forced: frozenset[str] = frozenset(), *, busy: bool = Fal
                 base=rooms.config.base(tier),
             )
         )
-    return Snapshot(states, rooms.library.counts().clips, busy, rooms.library.last_arrival())
+    return Snapshot(states, rooms.library.counts().clips, busy, rooms.library.last_arrival(), out_of_reach)
 
 
 def begin(rooms: Rooms, tier: str) -> str:
@@ -81,12 +81,17 @@ def begin(rooms: Rooms, tier: str) -> str:
     return run_id
 
 
-def recover(rooms: Rooms) -> list[Path]:
-    """After a start: what a dead daemon left running becomes "interrupted"; the run folders its job may still hold."""
+def recover(rooms: Rooms, *, crashed: bool = True) -> list[Path]:
+    """What a dead daemon, or one that could not write it down, left running becomes "interrupted".
+
+    The run folders its job may still hold.
+    """
     unfinished = [run for run in rooms.library.runs() if run.state in ("running", "interrupted")]
     for run in unfinished:
         if not (rooms.run_dir(run.id) / RUN_FILE).exists():
             rooms.library.update_run(run.id, state="failed", reason="stopped before it began")
+        elif run.state == "running" and not crashed:
+            rooms.library.update_run(run.id, state="interrupted", reason="the disk could not be written")
         elif run.state == "running":
             crashes = run.crashes + 1
             state: RunState = "interrupted" if crashes < MAX_CRASHES else "failed"

@@ -47,6 +47,7 @@ class Snapshot:
     ready_clips: int
     busy: bool = False  # files are settling or being read
     last_arrival: float | None = None  # seconds since the epoch
+    out_of_reach: str = ""  # known recordings whose disk or folder is away, in words
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,15 @@ class Action:
     run_id: str | None = None
     at: float | None = None  # seconds since the epoch
     asked: bool = False  # by the user, so that no condition of the machine holds it back
-    waits_for: str = ""  # the condition that does: a name of daemon.work.conditions
+    waits_for: str = ""  # the condition that does: "folder", or a name of daemon.work.conditions
 
 
 def next_action(snapshot: Snapshot, settings: Training, now: float) -> Action:
     """What to do at `now` (seconds since the epoch).
 
     What the user asked for goes first, then an interrupted run, then the first tier with enough new speech, once
-    nothing has arrived for `settings.quiet_s`. A failed tier waits, longer after every failure.
+    nothing has arrived for `settings.quiet_s` and every recording is within reach. A failed tier waits, longer after
+    every failure.
     """
     if not snapshot.tiers:
         return Action("nothing", "the configuration names no tiers to train ([training] tiers)")
@@ -129,6 +131,9 @@ def _after_failure(tier: str, failure: Failure, have: str, now: float) -> Action
 def _when_quiet(due: Action, snapshot: Snapshot, settings: Training, now: float) -> Action:
     if snapshot.busy:
         return Action("wait", f"{due.reason}; recordings are still arriving", due.tier)
+    if snapshot.out_of_reach:  # a model that learned from the rest alone might take the better one's place
+        reason = f"{due.reason}; waiting for {snapshot.out_of_reach}, or now: `idiolect train --now`"
+        return Action("wait", reason, due.tier, waits_for="folder")
     # An arrival in the future is a clock that was set back: it must not block training for a day.
     if snapshot.last_arrival is None or not 0 <= now - snapshot.last_arrival < settings.quiet_s:
         return replace(due, reason=f"{due.reason}; training {due.tier}")

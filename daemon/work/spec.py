@@ -132,6 +132,7 @@ class JobResult(_Record):
     train_clips: int
     train_audio_s: float
     skipped: tuple[str, ...] = ()  # clips left out, "file: reason"
+    missing: tuple[str, ...] = ()  # pcm_sha256 of those of them whose file was not there: new when it is back
     remarks: dict[str, str] = {}  # what to say of clips it learned from, by pcm_sha256
     steps: int
     train_s: float

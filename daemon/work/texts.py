@@ -105,7 +105,10 @@ def align(folder: Path, model: str, options: DecodingOptions, cache: Path, repor
 
     _check_folder(folder)
     reporter.stage("aligning")
-    chosen = [audio for audio in find_recordings(folder) if _has_only_text(audio, folder)]
+    recordings = find_recordings(folder)
+    for text, cues in (found for audio in recordings for found in _edited_since(audio)):
+        reporter.warning(f"{text} is newer than {cues.name}, whose cues count: delete {cues.name} to have it cut again")
+    chosen = [audio for audio in recordings if _has_only_text(audio, folder)]
     transcriber = open_model(model, cache)
     try:
         for done, audio in enumerate(chosen, start=1):
@@ -141,6 +144,14 @@ def _has_text(audio: Path, folder: Path) -> bool:
         return bool(clips_of(audio, find_texts(audio, folder), folder, lambda path, reason: None))
     except DatasetError:
         return True  # a text that cannot be used is the user's to mend
+
+
+def _edited_since(audio: Path) -> Iterator[tuple[Path, Path]]:
+    """A recording's text and the cues beside it that are older."""
+    text = audio.with_suffix(".txt")
+    for cues in map(audio.with_suffix, sorted(CUE_SUFFIXES)):
+        if text.is_file() and cues.is_file() and text.stat().st_mtime_ns > cues.stat().st_mtime_ns:
+            yield text, cues
 
 
 def _has_only_text(audio: Path, folder: Path) -> bool:

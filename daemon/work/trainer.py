@@ -47,9 +47,9 @@ class Trainer:
         self._farewell: asyncio.Task[None] | None = None
         self.recover()
 
-    def recover(self) -> None:
+    def recover(self, *, crashed: bool = True) -> None:
         """Call it when no job of ours runs: what the library still calls running goes on later."""
-        self._held = runs.recover(self._rooms)
+        self._held = runs.recover(self._rooms, crashed=crashed)
 
     async def train(self, tier: str, run_id: str | None) -> Run | None:
         """A new run of `tier`, or `run_id` continued, to its end; None when stopped before it began.

@@ -67,7 +67,7 @@ async def living(daemon: Daemon) -> AsyncIterator[Daemon]:
         await asyncio.wait_for(task, 120)
 
 
-async def until(condition: Callable[[], Any], wait_s: float = 120) -> None:
+async def until(condition: Callable[[], Any], wait_s: float = 600) -> None:
     """Return when `condition()` holds; TimeoutError when it does not come to that."""
     async with asyncio.timeout(wait_s):
         while not condition():

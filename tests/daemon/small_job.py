@@ -50,6 +50,7 @@ def result(run_dir: Path, spec: JobSpec, tuned_wer: float = TUNED_WER) -> JobRes
         train_s=0.1,
         seed=0,
         recipe_sha256="0" * 64,
+        missing=tuple(clip.pcm_sha256 for clip in spec.clips if not clip.path.exists()),
         held_out_clips=20,
         held_out_words=200,
         held_out_audio_s=60,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tarfile
+import tempfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -87,6 +89,12 @@ def test_nothing_is_replaced_unasked(paths: Paths, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         backup.load(paths, file)
     new = Paths.at(tmp_path / "new")
+    new.make()
+    new.vocabulary_file.write_text("another word\n")
+    with pytest.raises(UsageError, match=r"vocabulary.txt exists already, and the backup holds another"):
+        backup.load(new, file)
+    assert new.vocabulary_file.read_text() == "another word\n"
+    assert not new.library_db.exists()
     with new.locked(), pytest.raises(AlreadyRunning):
         backup.load(new, file)
 
@@ -141,3 +149,19 @@ def test_a_damaged_release_is_refused(paths: Paths, tmp_path: Path) -> None:
 def test_no_file_is_a_message(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         backup.load(Paths.at(tmp_path / "new"), tmp_path / "none.tar")
+
+
+def test_settings_on_another_disk_come_back(paths: Paths, tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine has no second file system to write to")
+    backup.save(paths, tmp_path / "b.tar")
+    with tempfile.TemporaryDirectory(dir=other) as folder:
+        config = Paths.at(Path(folder))
+        new = replace(
+            Paths.at(tmp_path / "new"), config_file=config.config_file, vocabulary_file=config.vocabulary_file
+        )
+        backup.load(new, tmp_path / "b.tar")
+        assert new.config_file.read_text() == paths.config_file.read_text()
+        assert new.vocabulary_file.read_text() == "mekolet\n"
+        assert not list(Path(folder).glob(".*"))

@@ -10,7 +10,7 @@ import pytest
 
 from daemon import doctor
 from daemon.config import example
-from daemon.doctor import Finding, examine, to_json
+from daemon.doctor import Finding, Patient, examine, to_json
 from daemon.paths import Paths
 from tests.daemon.homes import CONFIG, changed, living
 from tests.daemon.test_run import daemon
@@ -111,3 +111,23 @@ async def test_a_running_daemon_is_asked(paths: Paths) -> None:
         findings = await asyncio.to_thread(lambda: {finding.about: finding for finding in examine(paths)})
         assert findings["daemon"].found.startswith("runs, pid")
         assert one.status()["server"]["urls"][0] in findings["port"].found
+
+
+def test_what_a_daemon_warns_of_is_found(paths: Paths) -> None:
+    warnings = ["cannot announce the service on the network (OSError: no route)"]
+    config = changed(server={"discovery": True})
+    patient = Patient(paths, config, {"pid": 1, "warnings": warnings})
+    for about in ("daemon", "mdns"):
+        finding = doctor.PROBES[about](patient)
+        assert isinstance(finding, Finding)
+        assert finding.state == "warn"
+        assert finding.fix
+    well = doctor.PROBES["mdns"](Patient(paths, config, {"pid": 1, "warnings": []}))
+    assert well == Finding("mdns", "ok", "the daemon announces itself")
+
+
+def test_a_probe_that_breaks_is_a_finding(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PROBES", {"decoder": lambda patient: 1 // 0})
+    (finding,) = found(paths, "decoder")
+    assert (finding.state, finding.found) == ("bad", "ZeroDivisionError: integer division or modulo by zero")
+    assert str(paths.log_file) in finding.fix

@@ -65,21 +65,30 @@ def test_every_format_whole_and_cut(tmp_path: Path, name: str) -> None:
         assert "cut off" in error(path) or share == 0.02
 
 
-@pytest.mark.parametrize(
-    ("name", "codec", "rate_hz"),
-    [("a.amr", "libopencore_amrnb", 8_000), ("a.3gp", "libopencore_amrnb", 8_000), ("a.3gp", "aac", 16_000)],
-)
-def test_what_phones_record(tmp_path: Path, name: str, codec: str, rate_hz: int) -> None:
-    import av
-
-    try:
-        av.codec.Codec(codec, "w")
-    except av.codec.codec.UnknownCodecError:
-        pytest.skip(f"this build of PyAV has no encoder {codec}")
-    path = write_encoded(tmp_path / name, sound(3, rate_hz), codec, rate_hz)
+def test_what_phones_record(tmp_path: Path) -> None:
+    path = write_encoded(tmp_path / "a.3gp", sound(3, 16_000), "aac", 16_000)
 
     assert is_audio(path.name)
     assert duration_s(decode(path)) == pytest.approx(3.0, abs=0.15)
+
+
+def test_amr_of_older_phones(tmp_path: Path) -> None:
+    """PyAV encodes none: frames of 20 ms at 12.2 kbit/s (RFC 4867, section 5) that hold whatever sound."""
+    import av
+
+    bare, boxed = tmp_path / "a.amr", tmp_path / "a.3gp"
+    frames = (b"\x3c" + bytes((frame * 7 + at) % 256 for at in range(31)) for frame in range(150))
+    bare.write_bytes(b"#!AMR\n" + b"".join(frames))
+    with av.open(str(bare)) as source, av.open(str(boxed), "w") as target:
+        stream = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    for path in (bare, boxed):
+        assert is_audio(path.name)
+        assert duration_s(decode(path)) == pytest.approx(3.0, abs=0.05)
+        assert abs(decode(path)).max() > 0.01
 
 
 def test_the_same_sound_has_the_same_digest_in_wav_and_flac(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def put(path, seed=0, text="some words"):
     path.with_suffix(".txt").write_text(f"{text} {seed}")
 
 async def until(what):
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(600):
         while not what():
             await asyncio.sleep(0.02)
 

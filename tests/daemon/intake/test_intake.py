@@ -51,7 +51,7 @@ class House:
                 await task
 
     async def until(self, what: Callable[[], bool]) -> None:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             while not what():
                 await asyncio.sleep(0.02)
 
@@ -314,3 +314,23 @@ def test_the_resident_side_imports_no_numpy_and_no_audio_library() -> None:
     code = "import sys, daemon.intake.intake; print({'numpy', 'av', 'torch'} & set(sys.modules))"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.slow
+async def test_a_remark_ends_when_its_cause_does(house: House) -> None:
+    path = house.put("a.wav", "שלום לכולם", seconds=2)
+    louder = house.folder / "b.wav"
+    write_wav(louder, 0.5 * sound(2, seed=0))
+    louder.with_suffix(".txt").write_text("שלום לכולם")
+    await house.intake.rescan()
+    assert "Hebrew" in house.reasons()["a.wav"]
+    assert f"nearly the same take as {path}" in house.reasons()["b.wav"]
+
+    path.unlink()
+    hebrew = Intake(house.library, [house.folder], SETTLE_S, 3600, language="he")
+    await house.intake.rescan()
+    assert "Hebrew" in house.reasons()["b.wav"]
+    assert "same take" not in house.reasons()["b.wav"]
+    await hebrew.rescan()
+    await hebrew.close()
+    assert "Hebrew" not in house.reasons()["b.wav"]

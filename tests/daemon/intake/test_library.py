@@ -160,10 +160,12 @@ def test_what_is_new_for_a_tier(library: Library) -> None:
     library.update_run(run, state="kept")
     assert library.new_since("tiny") == NewSpeech(0, 0.0, 3.0)
     assert library.new_since("small") == NewSpeech(2, 8.0, 0.0)
+    library.not_in_run(run, ["b" * 64])
+    assert library.new_since("tiny") == NewSpeech(1, 5.0, 3.0)
 
     library.record("/r/c.wav", STAMP, ready("c", "new words", seconds=7))
     library.record("/r/a.wav", STAMP, ready("a", "edited words", seconds=3))
-    assert library.new_since("tiny") == NewSpeech(2, 10.0, 3.0)
+    assert library.new_since("tiny") == NewSpeech(3, 15.0, 3.0)
     assert library.trained_on(run) == {"a" * 64}
 
 
@@ -274,3 +276,14 @@ def test_thousands_of_recordings_are_no_burden(library: Library) -> None:
     assert library.new_since("tiny").clips == 0
     assert len(library.ready_clips()) == 3000
     assert len(statements) < 10
+
+
+def test_what_left_long_ago_is_forgotten(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.record("/r/a.wav", STAMP, ready("a"))
+    library.record("/r/b.wav", STAMP, ready("b"))
+    library.set_gone(["/r/a.wav"], gone=True)
+    library.forget_gone()
+    assert set(library.known()) == {"/r/a.wav", "/r/b.wav"}
+    monkeypatch.setattr("daemon.intake.library._FORGOTTEN_S", -1.0)
+    library.forget_gone()
+    assert set(library.known()) == {"/r/b.wav"}

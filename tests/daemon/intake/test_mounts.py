@@ -72,13 +72,47 @@ def test_a_disk_that_was_away_at_the_start(tmp_path: Path) -> None:
     )
 
 
+def test_a_disk_that_could_not_be_read_before_it_was_away(tmp_path: Path) -> None:
+    run_apart(
+        """
+        from daemon.intake import scan
+
+        disk = home / "disk"
+        mount(disk)
+        put(disk / "a.wav")
+        library = Library(home / "library.sqlite3")
+        entries = scan._entries
+
+        async def look():
+            intake = Intake(library, [disk], 0.0, 3600)
+            await intake.rescan()
+            await intake.close()
+            return intake
+
+        def pulled(at, listing):
+            raise OSError(5, "Input/output error")
+
+        asyncio.run(look())
+        scan._entries = pulled
+        assert "Input/output error" in asyncio.run(look()).warnings[0]
+        scan._entries = entries
+        unmount(disk)
+        away = asyncio.run(look())
+        assert library.counts().ready == 1 and "is away" in away.warnings[0], away.warnings
+        assert away.out_of_reach == f"1 recording in {disk}"
+        """,
+        tmp_path,
+    )
+
+
 def test_more_folders_than_the_system_watches(tmp_path: Path) -> None:
     run_apart(
         """
         folder = home / "recordings"
         for i in range(20):
             put(folder / str(i) / "a.wav", i)
-        subprocess.run(["sysctl", "-qw", "user.max_inotify_watches=10"], check=True)
+            (folder / ".stversions" / str(i)).mkdir(parents=True)  # watched, too, and counted by nobody
+        subprocess.run(["sysctl", "-qw", "user.max_inotify_watches=20"], check=True)
         library = Library(home / "library.sqlite3")
 
         async def main():

@@ -20,6 +20,7 @@ for line in sys.stdin:
     if "crash" in name: os.kill(os.getpid(), signal.SIGSEGV)
     if "leave" in name: sys.exit(7)
     if "half" in name: print('{{"state":', end="", flush=True); os.kill(os.getpid(), signal.SIGXCPU)
+    if "kill" in name: os.kill(os.getpid(), getattr(signal, name[5:]))
     if "hang" in name: time.sleep(60)
     print(json.dumps({{"state": "waiting", "reason": str(os.getpid())}}), flush=True)
 """
@@ -39,6 +40,12 @@ async def reader() -> AsyncIterator[Reader]:
     reader = Reader(fake(), timeout_s=5)
     yield reader
     await reader.close()
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP"])
+async def test_a_worker_that_was_ended_says_nothing_of_the_recording(reader: Reader, name: str) -> None:
+    said = f"reading it was interrupted ({name}); tried again later"
+    assert await hear(reader, f"/kill {name}") == Reading(state="waiting", reason=said, retry=True)
 
 
 @pytest.mark.parametrize(

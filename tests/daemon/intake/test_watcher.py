@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.intake.watcher import Watcher, is_remote, is_remote_kind, kind_of
+from daemon.intake.watcher import Watcher, falls_short, is_remote, is_remote_kind, kind_of, watches_held
 
 Watch = Callable[..., tuple[Watcher, threading.Event]]
 
@@ -148,3 +148,34 @@ def test_network_mounts_of_a_mac(kind: str) -> None:
 
 def test_this_machine(tmp_path: Path) -> None:
     assert not is_remote(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("held", "folders", "short"),
+    [
+        ([1, 2, 3], {1, 2, 3}, False),
+        ([1, 2, 9, 10], {1, 2, 3}, True),  # as many watches, but of folders that do not count
+        ([1, 1, 2], {1, 2}, False),
+        ([7, 8], {1, 2}, False),  # numbers that cannot be compared
+        ([7], {1, 2}, True),
+        ([], {1}, True),
+        ([], set(), False),
+    ],
+)
+def test_a_folder_that_is_not_watched(held: list[int], folders: set[int], short: bool) -> None:
+    assert falls_short(held, folders) is short
+
+
+def test_what_is_watched_is_told(tmp_path: Path, watch: Watch) -> None:
+    (tmp_path / "deep").mkdir()
+    watcher, _ = watch(tmp_path)
+    assert watcher.check()
+    held = watches_held()
+    assert held is None or {tmp_path.stat().st_ino, (tmp_path / "deep").stat().st_ino} <= set(held)
+
+
+def test_network_mounts_are_looked_at_instead(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.intake.watcher.is_remote", lambda folder: True)
+    watcher, _ = watch(tmp_path)
+    assert not watcher.check()
+    assert not watcher.watching

@@ -105,6 +105,6 @@ def files(folder: Path) -> list[str]:
 
 async def until_idle(post: Post) -> None:
     """Nothing is on its way in any more."""
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(600):
         while any(post.inbox.arriving.iterdir()):
             await asyncio.sleep(0.05)

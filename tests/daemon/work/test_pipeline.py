@@ -136,6 +136,7 @@ def test_a_recording_that_went_away_is_left_out_and_named(tmp_path: Path, cache:
     run_dir = _run_dir(tmp_path / "run-0001", cache, (*clips, gone), profiles=(), training=BRIEF)
     result = pipeline.run(run_dir, Reporter())
     assert result.skipped[0].startswith("gone.ogg")
+    assert result.missing == (gone.pcm_sha256,)
     assert result.train_clips == sum(clip.side == "train" for clip in clips)
 
 

@@ -65,6 +65,16 @@ def test_a_dead_daemons_runs_are_found(rooms: Rooms) -> None:
     assert runs.look(rooms).tiers[0].interrupted_run == interrupted
 
 
+def test_a_disk_that_is_full_again_and_again_is_no_crash(rooms: Rooms) -> None:
+    hear(rooms, "one")
+    run_id = runs.begin(rooms, "nano")
+    for _ in range(runs.MAX_CRASHES + 1):
+        rooms.library.update_run(run_id, state="running")
+        runs.recover(rooms, crashed=False)
+    run = rooms.library.run(run_id)
+    assert (run.state, run.crashes, run.reason) == ("interrupted", 0, "the disk could not be written")
+
+
 def test_a_look_measures_what_is_new(rooms: Rooms) -> None:
     hear(rooms, "one", "two")
     state = runs.look(rooms).tiers[0]

@@ -79,6 +79,15 @@ def test_training_waits_for_quiet() -> None:
     assert decide(FRESH, busy=True).kind == "wait"
 
 
+def test_training_waits_for_what_is_out_of_reach() -> None:
+    away = "3 recordings in /mnt/nas"
+    action = decide(FRESH, out_of_reach=away)
+    assert (action.kind, action.waits_for) == ("wait", "folder")
+    assert action.reason.endswith("; waiting for 3 recordings in /mnt/nas, or now: `idiolect train --now`")
+    assert decide(replace(FRESH, forced=True), out_of_reach=away).kind == "train"
+    assert decide(replace(FRESH, new_s=1), out_of_reach=away).waits_for == ""
+
+
 def test_a_clock_that_was_set_back_does_not_block_training() -> None:
     assert decide(FRESH, last_arrival=NOW + 9999).kind == "train"
 

@@ -11,7 +11,7 @@ import pytest
 from daemon.config import Config, Training
 from daemon.paths import Paths
 from daemon.work import texts
-from idiolect.child import Reporter
+from idiolect.child import CallbackReporter, Message, Reporter
 from idiolect.errors import UsageError
 from idiolect.transcriber import DecodingOptions
 from tests.training.samples import write_wav
@@ -76,6 +76,12 @@ def test_a_long_recording_is_cut_by_its_transcript(voices: Path, cache: Path, tm
     before = (tmp_path / "long.srt").read_text()
     assert list(texts.align(tmp_path, "nano", DecodingOptions(), cache, Reporter())) == []  # it has cues now
     assert (tmp_path / "long.srt").read_text() == before
+
+    (tmp_path / "long.txt").write_text("corrected")
+    told: list[Message] = []
+    assert list(texts.align(tmp_path, "nano", DecodingOptions(), cache, CallbackReporter(told.append))) == []
+    (warned,) = [message.data["message"] for message in told if message.kind == "warning"]
+    assert warned.startswith(f"{tmp_path / 'long.txt'} is newer than long.srt, whose cues count: delete long.srt")
 
 
 def test_a_transcript_of_something_else_makes_no_cues(voices: Path, cache: Path, tmp_path: Path) -> None:
