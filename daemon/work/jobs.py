@@ -50,7 +50,7 @@ class Job:
         self._on_message = on_message
         self._stop_wait_s = stop_wait_s
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._stopping, self._given_up = False, asyncio.Event()
         self._pace_from = time.monotonic(), 0.0  # and what was done by then
         self._end: Message | None = None
 
@@ -95,17 +95,25 @@ class Job:
         try:
             if self._stopping:
                 self._say_stop()
-            await self._read()
+            reading, given_up = asyncio.create_task(self._read()), asyncio.create_task(self._given_up.wait())
+            try:
+                await asyncio.wait({reading, given_up}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                given_up.cancel()
+                reading.cancel()
+            if self._given_up.is_set():
+                raise JobError(f"nothing ends the job, pid {self.pid}", "a disk that it reads from may not answer")
+            await reading
             status = await self._process.wait()
         finally:
             # Whatever ends this coroutine, no trainer is left behind without a parent.
-            if self._process.returncode is None:
+            if self._process.returncode is None and not self._given_up.is_set():
                 self._signal(signal.SIGKILL)
                 await self._ended(KILLED_WAIT_S)
         return self._outcome(status)
 
     async def stop(self, wait_s: float | None = None) -> None:
-        """Ask it to save and exit; after `wait_s` (default `stop_wait_s`) end it. Returns when it is gone."""
+        """Ask it to save and exit; after `wait_s` (default `stop_wait_s`) end it. Returns when it is gone or stays."""
         self._stopping = True
         if self._process is None:
             return
@@ -115,7 +123,8 @@ class Job:
             if await self._ended(patience_s):
                 return
             self._signal(harder)
-        await self._ended(KILLED_WAIT_S)
+        if not await self._ended(KILLED_WAIT_S):
+            self._given_up.set()
 
     async def _ended(self, within_s: float) -> bool:
         assert self._process is not None

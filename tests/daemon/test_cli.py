@@ -222,7 +222,8 @@ def test_a_bad_file_does_not_keep_the_others_from_being_heard(home: Path, tmp_pa
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shells_can_complete_commands(home: Path, shell: str) -> None:
+def test_shells_can_complete_commands(home: Path, shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # there may be no shell above this
     assert "complete" in idiolect("--show-completion", shell, home=home).stdout
     command = [sys.executable, "-c", "from daemon.cli import app; app(prog_name='idiolect')"]
     asked = {"_IDIOLECT_COMPLETE": f"complete_{shell}", "COMP_WORDS": "idiolect doc", "COMP_CWORD": "1"}

@@ -200,8 +200,10 @@ async def test_a_job_that_nothing_ends_is_not_waited_for(tmp_path: Path, monkeyp
     with monkeypatch.context() as unkillable:
         unkillable.setattr(made, "_signal", lambda number: None)
         await asyncio.wait_for(made.stop(), 60)
+        with pytest.raises(JobError, match=f"nothing ends the job, pid {made.pid}"):
+            await asyncio.wait_for(running, 60)
     assert made.pid is not None
     assert psutil.pid_exists(made.pid)
     made.terminate()
-    with pytest.raises(JobError):
-        await running
+    assert made._process is not None
+    await made._process.wait()
