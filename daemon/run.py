@@ -245,6 +245,7 @@ class Daemon:
                 plain_port=self._server.plain_port,
                 interfaces=settings.interfaces,
             )
+            self._advertisement.on_announced = functools.partial(self._note, "discovery", "")
             closing.push_async_callback(self._advertisement.stop)
             self._spawn(self._advertise(self._advertisement))
 

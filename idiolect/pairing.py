@@ -29,6 +29,7 @@ from idiolect.files import write_text
 from idiolect.wire import RepoId
 
 SAS_DOMAIN = b"idiolect-sas-v1"
+MAX_ADDRESSES = 8
 NONCE_BYTES = 32
 PAIR_EXPIRES_S = 120
 LONG_POLL_S = 25.0
@@ -96,7 +97,7 @@ class Invitation(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: RepoId
-    addresses: Annotated[tuple[str, ...], Field(min_length=1, max_length=8)]
+    addresses: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_ADDRESSES)]
     pin: Pin
     secret: Annotated[str, Field(min_length=16, max_length=64, repr=False)]
     root_key: str = ""

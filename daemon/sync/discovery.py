@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from idiolect.wire import API_VERSION, SERVICE_TYPE
@@ -70,6 +70,9 @@ class Advertisement:
         self._port = port
         self._version = version
         self._addresses: list[str] = []
+        self._told = ""
+        self.on_announced: Callable[[], None] = lambda: None
+        """Called whenever an announcement went well."""
         self._zeroconf: AsyncZeroconf | None = None
         self._info: ServiceInfo | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -108,13 +111,17 @@ class Advertisement:
             await (await self._zeroconf.async_register_service(info, allow_name_change=True))
         except _failures() as error:
             await self._withdraw()
+            self._addresses = []  # so that it is tried again
             warning = (
                 f"{CANNOT_ANNOUNCE} ({type(error).__name__}: {error}); "
                 "devices can still pull with its address: idiolect pull --url https://ADDRESS:PORT"
             )
-            _log.warning("%s", warning)
+            if warning != self._told:
+                _log.warning("%s", warning)
+            self._told = warning
             return warning
-        self._info = info
+        self._info, self._told = info, ""
+        self.on_announced()
         return None
 
     async def _withdraw(self) -> None:

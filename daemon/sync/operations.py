@@ -122,7 +122,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/v1/blobs/sha256:{sha256}"): Operation(
         "A file by its digest",
         _FILE_ANSWERS,
-        {404: "no release has such a file"} | _FILE_REFUSALS,
+        {404: "no release has such a file", 410: "the release with it was withdrawn"} | _FILE_REFUSALS,
         asks=_FILE_ASKS,
         tells=_FILE_TELLS,
     ),

@@ -20,7 +20,7 @@ from daemon.sync.devices import READ, RECORD, Device, Devices, one_line
 from daemon.sync.identity import Identity
 from daemon.sync.limits import RateLimit
 from idiolect.errors import UsageError
-from idiolect.pairing import NONCE_BYTES, PAIR_EXPIRES_S, Invitation, commitment, six_digits
+from idiolect.pairing import MAX_ADDRESSES, NONCE_BYTES, PAIR_EXPIRES_S, Invitation, commitment, six_digits
 
 OPEN_S = 300.0
 MAX_PENDING = 3
@@ -80,12 +80,13 @@ class PairingDesk:
 
     def open(self, repo: str, addresses: Sequence[str], root_key: str = "") -> Invitation:
         """Open the window anew; what was shown before no longer counts."""
-        self._secret = secrets.token_urlsafe(16)
-        self._open_until_s = self._clock() + OPEN_S
-        self.last = None
-        return Invitation(
-            id=repo, addresses=tuple(addresses), pin=self._identity.pin, secret=self._secret, root_key=root_key
+        secret = secrets.token_urlsafe(16)
+        shown = sorted(addresses, key=lambda url: "[" in url)[:MAX_ADDRESSES]  # IPv6 has many, and they change
+        invitation = Invitation(
+            id=repo, addresses=tuple(shown), pin=self._identity.pin, secret=secret, root_key=root_key
         )
+        self._secret, self._open_until_s, self.last = secret, self._clock() + OPEN_S, None
+        return invitation
 
     def close(self) -> None:
         """Let nobody in any more."""

@@ -13,6 +13,7 @@ import pytest
 from zeroconf import const
 from zeroconf._cache import DNSCache
 from zeroconf._dns import DNSPointer
+from zeroconf.asyncio import AsyncZeroconf
 
 from daemon.sync import discovery
 from daemon.sync.discovery import Advertisement, addresses, label_or_default
@@ -111,6 +112,24 @@ async def test_a_network_that_cannot_be_used_is_a_warning(
     assert "idiolect pull --url" in warning
     assert warning in caplog.text
     await advertisement.update(2)
+    await advertisement.stop()
+
+
+async def test_a_network_without_multicast_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def first_fails(**options: object) -> AsyncZeroconf:
+        tried.append(1)
+        if len(tried) == 1:
+            raise OSError("Network is unreachable")
+        return AsyncZeroconf(interfaces=["127.0.0.1"])
+
+    monkeypatch.setattr("zeroconf.asyncio.AsyncZeroconf", first_fails)
+    monkeypatch.setattr(discovery, "POLL_S", 0.05)
+    advertisement, announced = Advertisement(anybody(), "", "127.0.0.1", 8737, 1), asyncio.Event()
+    advertisement.on_announced = announced.set
+    assert "Network is unreachable" in str(await advertisement.start())
+    await asyncio.wait_for(announced.wait(), 120)
     await advertisement.stop()
 
 

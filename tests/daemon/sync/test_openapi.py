@@ -56,7 +56,7 @@ def test_an_operation(server: Server) -> None:
         "required": True,
         "schema": {"type": "string", "minLength": 1, "pattern": "^[0-9a-f]{64}$"},
     }
-    assert list(get["responses"]) == ["200", "206", "304", "401", "403", "404", "416", "421", "429", "503"]
+    assert list(get["responses"]) == ["200", "206", "304", "401", "403", "404", "410", "416", "421", "429", "503"]
     assert get["responses"]["200"]["content"] == {"application/octet-stream": {}}
     assert "content" not in head["responses"]["200"]
     begin = paths["/v1/pair"]["post"]

@@ -42,6 +42,12 @@ def opened(desk: PairingDesk) -> str:
     return desk.open("a" * 12, ["127.0.0.1:1"]).secret
 
 
+def test_of_many_addresses_the_steady_ones_are_shown(desk: PairingDesk) -> None:
+    shown = desk.open("a" * 12, [*(f"[fd00::{i}]:1" for i in range(9)), "192.168.1.2:1"]).addresses
+    assert len(shown) == 8
+    assert shown[:2] == ("192.168.1.2:1", "[fd00::0]:1")
+
+
 def begun(desk: PairingDesk, address: str = "10.0.0.1", nonce: bytes = NONCE) -> Attempt:
     return desk.begin("phone", "android", commitment(nonce), address)
 
