@@ -324,10 +324,11 @@ class Daemon:
         self._note("notify", await notices.tell(notice, self._config.notify))
 
     async def _judge(self, device: Device, report: Report) -> None:
-        if self._config.publish.canary in {device.id, device.label}:
-            with contextlib.suppress(StoreError):  # the next report decides
-                if await asyncio.to_thread(publishing.judge, self._rooms.store, report):
-                    await self._tell_devices()
+        canary = self._config.publish.canary
+        with contextlib.suppress(StoreError, UsageError):  # the next report decides; of two called so neither does
+            decides = bool(canary) and self._rooms.devices.find(canary).id == device.id
+            if decides and await asyncio.to_thread(publishing.judge, self._rooms.store, report):
+                await self._tell_devices()
 
     async def _take_in(self) -> None:
         while True:

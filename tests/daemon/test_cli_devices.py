@@ -14,6 +14,8 @@ import pytest
 
 from daemon.paths import Paths
 from daemon.run import Daemon
+from daemon.sync.devices import READ
+from idiolect.wire import Report
 from tests.daemon.homes import CONFIG, changed, living, pipeline, record, states, until
 from tests.daemon.test_cli import idiolect
 
@@ -118,6 +120,22 @@ def test_without_a_daemon(tmp_path: Path) -> None:
     damaged = idiolect("pull", "--profile", "android-futo", "--pair", "idiolect://nonsense", home=home)
     assert damaged.returncode == 2
     assert "not the text of a pairing code" in damaged.stderr
+
+
+async def test_nobody_becomes_the_canary_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest chooses its label itself."""
+    judged: list[Report] = []
+    monkeypatch.setattr("daemon.sync.publishing.judge", lambda store, report: judged.append(report))
+    paths, config = Paths.at(tmp_path), changed(CONFIG, publish={"canary": "phone"})
+    report = Report(release="r-0001", profile="android-futo")
+    async with living(Daemon(paths, config)) as daemon:
+        phone, _ = daemon._rooms.devices.add("phone", "android", frozenset({READ}))
+        await daemon._judge(phone, report)
+        assert judged == [report]
+        guest, _ = daemon._rooms.devices.add("phone", "android", frozenset({READ}))
+        for device in (guest, phone):
+            await daemon._judge(device, report)
+        assert judged == [report]
 
 
 async def test_a_canary_tries_each_release_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
