@@ -105,7 +105,7 @@ def align(folder: Path, model: str, options: DecodingOptions, cache: Path, repor
 
     _check_folder(folder)
     reporter.stage("aligning")
-    recordings = find_recordings(folder)
+    recordings = list(find_recordings(folder))
     for text, cues in (found for audio in recordings for found in _edited_since(audio)):
         reporter.warning(f"{text} is newer than {cues.name}, whose cues count: delete {cues.name} to have it cut again")
     chosen = [audio for audio in recordings if _has_only_text(audio, folder)]
