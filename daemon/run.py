@@ -228,7 +228,7 @@ class Daemon:
         self._server = Server(store, self._rooms.identity, self._rooms.devices, door, recordings.routes())
         closing.push_async_callback(self._server.stop)
         await self._server.start()
-        self._server.on_report = self._judge
+        self._server.on_report, self._server.on_renewed = self._judge, self._tell_devices
         self._household = Household(self._rooms, self._server)
         closing.push_async_callback(self._household.stop)
         self._household.pair_this_computer()
@@ -326,8 +326,10 @@ class Daemon:
     async def _judge(self, device: Device, report: Report) -> None:
         canary = self._config.publish.canary
         with contextlib.suppress(StoreError, UsageError):  # the next report decides; of two called so neither does
-            decides = bool(canary) and self._rooms.devices.find(canary).id == device.id
-            if decides and await asyncio.to_thread(publishing.judge, self._rooms.store, report):
+            if not canary or self._rooms.devices.find(canary).id != device.id:
+                return
+            held = self._rooms.devices.held(device.id)
+            if await asyncio.to_thread(publishing.judge, self._rooms.store, report, held):
                 await self._tell_devices()
 
     async def _take_in(self) -> None:

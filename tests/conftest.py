@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ from hypothesis import HealthCheck, settings
 from idiolect.child import collect_rarely
 from training import base_models
 
+LIMIT_MINUTES = float(os.environ.get("IDIOLECT_TEST_MINUTES", "inf"))
+"""After so many no test is begun any more; each is told as skipped. For a machine that others slow down (.ci/run)."""
+_BEGUN_S = time.monotonic()
 VOICES = Path(base_models.__file__).parent / "data" / "voices"
 
 
@@ -18,6 +23,10 @@ def pytest_configure() -> None:
     """No test is judged by its speed. Part the cores between the test processes: compute threads that wait for a busy
     core spin and burn another."""
     collect_rarely()
+    # Under nohup, or started with &, the programs that tests start would hear no signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     unhurried = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]  # fixtures here are read only or a folder
     settings.register_profile("idiolect", deadline=None, suppress_health_check=unhurried)
     settings.load_profile("idiolect")
@@ -29,6 +38,11 @@ def pytest_configure() -> None:
         mine = sorted(os.sched_getaffinity(0))[int(number) :: count]
         if mine:
             os.sched_setaffinity(0, mine)
+
+
+def pytest_runtest_setup() -> None:
+    if time.monotonic() - _BEGUN_S > 60 * LIMIT_MINUTES:
+        pytest.skip(f"NOT RUN: the {LIMIT_MINUTES:.0f} minutes of this run were over")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,14 @@ class Devices:
         return list(self._by_token.values())
 
     def add(self, label: str, platform: str, scopes: frozenset[str], *, compat: bool = False) -> tuple[Device, str]:
-        """Let a device in; gives it and its token, which is told only this once."""
+        """Let a device in; gives it and its token, which is told only this once. Raises StoreError."""
         token = TOKEN_PREFIX + secrets.token_urlsafe(32)
         now_s = int(time.time())
         expires_s = now_s + COMPAT_EXPIRES_S if compat else None
         device = Device(_new_id(), one_line(label), one_line(platform), scopes, compat, now_s, None, expires_s)
         digest = _digest(token)
-        with self._db:
-            self._db.execute(
+        with self._writing() as db:
+            db.execute(
                 "INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, NULL)",
                 (device.id, device.label, device.platform, digest, " ".join(sorted(scopes)), compat, now_s, expires_s),
             )
@@ -115,17 +115,21 @@ class Devices:
         """Note that it was here, to the minute; on a full disk only until the next start."""
         minute_s = int(time.time()) // 60 * 60
         if device.last_seen_s != minute_s:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(StoreError):
                 self._change(replace(device, last_seen_s=minute_s))
 
     def note_report(self, device: Device, report: Report) -> None:
-        """Keep what it says that it holds, the newest for each profile."""
+        """Keep what it says that it holds, the newest for each profile. Raises StoreError."""
         error = " ".join(report.error.split())
-        with self._db:
-            self._db.execute(
+        with self._writing() as db:
+            db.execute(
                 "INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (device.id, report.profile, report.release, report.loaded, error, int(time.time()), report.wer),
             )
+
+    def held(self, device_id: str) -> dict[str, str]:
+        """The release that this device said last that it holds, by profile."""
+        return dict(self._db.execute("SELECT profile, release FROM reports WHERE device = ?", (device_id,)))
 
     def describe(self) -> list[dict[str, Any]]:
         """As `idiolect devices --json` prints them: `holds` is what each said last."""
@@ -138,7 +142,8 @@ class Devices:
         return [each | {"holds": held.get(each["id"], [])} for each in describe(self.all())]
 
     def revoke(self, name: str) -> Device:
-        """Shut the device with this id, or this label where it is the only one. Raises UsageError for no such one."""
+        """Shut the device with this id, or this label where it is the only one. Raises UsageError for no such one, and
+        StoreError where that could not be written: it then is out until the next start only."""
         revoked = replace(self.find(name), revoked_s=int(time.time()))
         self._change(revoked)
         return revoked
@@ -153,11 +158,22 @@ class Devices:
             raise UsageError(what, f"devices that are let in: {known}")
         return found[0]
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._db:
+                yield self._db
+        except sqlite3.OperationalError as error:
+            raise StoreError(
+                f"the list of devices cannot be written: {error}",
+                "look at free space and access rights of the home, then do it again",
+            ) from error
+
     def _change(self, device: Device) -> None:
         digest = next(digest for digest, known in self._by_token.items() if known.id == device.id)
         self._by_token[digest] = device  # first: who is shut out stays out also when the disk is full
-        with self._db:
-            self._db.execute(
+        with self._writing() as db:
+            db.execute(
                 "UPDATE devices SET last_seen_s = ?, revoked_s = ? WHERE id = ?",
                 (device.last_seen_s, device.revoked_s, device.id),
             )

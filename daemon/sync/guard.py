@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from daemon.sync.devices import READ, Device, Devices
 from daemon.sync.limits import RateLimit, neighbour
 from daemon.sync.listener import Listener
+from idiolect.errors import StoreError
 
 MAX_JSON_BYTES = 64 * 1024
 WRONG_TOKENS_PER_MINUTE = 10
@@ -167,6 +168,9 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return _problem(error.status, error.text or error.reason, kept)
     except ConnectionError:  # the asker has left
         raise
+    except StoreError as error:
+        _log.warning("cannot answer %s: %s", request.path, error.message)
+        return _problem(507, "this cannot be written here: the disk is full, or may not be written to", {})
     except Exception:
         _log.exception("cannot answer %s", request.path)
         return _problem(500, "this could not be answered; the service's log says why", {})

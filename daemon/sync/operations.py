@@ -77,6 +77,7 @@ WITH_BODY = {
 
 WITH_PATTERN = {404: "the path is not formed like this"}
 
+_NO_ROOM = {507: "this cannot be noted: the disk is full, or may not be written to"}
 _OVER = "this attempt is unknown or over"
 _CLOSED = "nobody is let in now, or this is not TLS"
 _NO_ENTRY = "no such repository, revision or file"
@@ -129,7 +130,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/pair/qr"): Operation(
         "Be let in by the secret of a QR code",
         {200: ("let in", pairing.Granted)},
-        {403: "this is not the secret, or the window is closed, or this is not TLS"},
+        {403: "this is not the secret, or the window is closed, or this is not TLS"} | _NO_ROOM,
         pairing.ByQr,
     ),
     ("POST", "/v1/pair"): Operation(
@@ -147,15 +148,15 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/v1/pair/{pair_id}"): Operation(
         "Wait, 25 s at most, for what the user decides",
         {200: ("let in; told once", pairing.Granted), 202: ("nothing was decided yet; ask again", None)},
-        {403: "the digits were not agreed to, or this is not TLS", 410: _OVER},
+        {403: "the digits were not agreed to, or this is not TLS", 410: _OVER} | _NO_ROOM,
     ),
     ("POST", "/v1/reports"): Operation(
         "Tell which release this device holds, and whether an app could load it",
         {204: ("noted", None)},
-        {404: "no such release is listed for this profile"},
+        {404: "no such release is listed for this profile"} | _NO_ROOM,
         wire.Report,
     ),
-    ("DELETE", "/v1/devices/self"): Operation("Leave: the token is no longer good", {204: ("done", None)}),
+    ("DELETE", "/v1/devices/self"): Operation("Leave: the token is no longer good", {204: ("done", None)}, _NO_ROOM),
     ("GET", "/v1/recordings/{sha256}"): Operation(
         "What became of a recording of this device",
         {200: ("it is here", sending.Received)},

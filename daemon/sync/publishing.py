@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from idiolect.errors import UsageError
@@ -36,18 +37,21 @@ def act(store: ReleaseStore, devices: Devices, command: str, arguments: dict[str
     return describe(store)
 
 
-def judge(store: ReleaseStore, report: Report) -> bool:
+def judge(store: ReleaseStore, report: Report, held: Mapping[str, str]) -> bool:
     """What the canary says of a release that only the beta channel names: loaded, it becomes the stable one, and else,
-    or where it hears no better than the stock model did here, it is withdrawn. True where that was done. Raises
-    StoreError."""
+    or where it hears no better than the stock model did here, it is withdrawn. One that `held` (profile to release, as
+    it said last) has at the stable release in another profile has yet to try that. True where something was done.
+    Raises StoreError."""
     release = store.manifest.release(report.release) if store.manifest else None
     names = store.manifest.channels.get(release.tier, {}) if store.manifest and release else {}
     if report.loaded is None or release is None or names.get("beta") != release.id or names.get("stable") == release.id:
         return False
-    if report.loaded and (report.wer is None or report.wer < release.eval.wer_stock):
-        store.rollback(release.tier, release.id)
-    else:
+    if not report.loaded or (report.wer is not None and report.wer >= release.eval.wer_stock):
         store.withdraw(release.id)
+        return True
+    if any(release.artifact(profile) and at == names.get("stable") for profile, at in held.items()):
+        return False
+    store.rollback(release.tier, release.id)
     return True
 
 
@@ -90,6 +94,15 @@ def earlier(manifest: Manifest | None, tier: str, wanted: str = "") -> Release:
     return found
 
 
+def stable_at(names: Mapping[str, str], release_id: str) -> dict[str, str]:
+    """A tier's channels where `release_id` is its stable release. A beta that is not newer than both stable releases,
+    this one and the one before, goes with it: who tries beta never stays behind, and a late report of a release that
+    the user has turned away from decides nothing."""
+    settled = max(_number(release_id), _number(names.get("stable", release_id)))
+    follows = {"beta": release_id} if "beta" in names and _number(names["beta"]) <= settled else {}
+    return {**names, "stable": release_id, **follows}
+
+
 def without(manifest: Manifest, release: Release) -> dict[str, dict[str, str]]:
     """The channels where `release` is withdrawn: each that named it names the newest good one before it, or nothing."""
     gone = {release.id, *manifest.withdrawn}
@@ -112,9 +125,13 @@ def _unpin(store: ReleaseStore, devices: Devices, name: str) -> None:
 
 
 def _before(releases: list[Release], release_id: str) -> Release | None:
-    number = int(release_id.removeprefix("r-") or 0) if release_id else 10**12
+    number = _number(release_id) if release_id else 10**12
     older = [each for each in releases if each.number < number]
     return max(older, key=lambda each: each.number, default=None)
+
+
+def _number(release_id: str) -> int:
+    return int(release_id.removeprefix("r-"))
 
 
 def _described(release: Release, manifest: Kept) -> dict[str, Any]:

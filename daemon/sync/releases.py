@@ -174,8 +174,7 @@ class ReleaseStore:
         with self._changing():
             release = publishing.earlier(self.manifest, tier, release_id)
             assert self.manifest is not None
-            channels = {name: dict(names) for name, names in self.manifest.channels.items()}
-            channels[tier]["stable"] = release.id
+            channels = {**self.manifest.channels, tier: publishing.stable_at(self.manifest.channels[tier], release.id)}
             self._commit(self._next(self.manifest.releases, channels))
         return release
 
@@ -339,8 +338,10 @@ class ReleaseStore:
     def _with(self, release: Release, channel: str) -> Kept:
         """The next manifest: `channel` names `release`, and each tier lists its newest few that fit."""
         old = self.manifest
-        channels = {tier: dict(names) for tier, names in (old.channels if old else {}).items()}
-        channels.setdefault(release.tier, {})[channel] = release.id
+        channels = dict(old.channels) if old else {}
+        names = channels.get(release.tier, {})
+        changed = publishing.stable_at(names, release.id) if channel == "stable" else {**names, channel: release.id}
+        channels[release.tier] = changed
         pinned = (old.pins if old else None) or {}
         releases = [release, *(old.releases if old else [])]
         for per_tier in range(RELEASES_PER_TIER, 0, -1):

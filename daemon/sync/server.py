@@ -75,6 +75,8 @@ class Server:
         self.pairing = PairingDesk(identity, devices)
         self.on_report: OnReport = _nothing
         """Hears what each device says that it holds."""
+        self.on_renewed: Callable[[], Awaitable[None]] = _nothing
+        """Hears that the same releases were published under a new version, so as not to expire."""
         own_name = socket.gethostname().lower()
         own_names = {"localhost", own_name, f"{own_name.partition('.')[0]}.local", f"{store.repo}.local"}
         self._routes = [*self._make_routes(), *more]
@@ -141,10 +143,13 @@ class Server:
             self._pace.slots.total = blobs.STREAMS
 
     def revoke(self, name: str) -> Device:
-        """Shut a device out, by id or label, and end what it is doing now. Raises UsageError."""
-        device = self._devices.revoke(name)
-        self._guard.cut(device.id)
-        return device
+        """Shut a device out, by id or label, and end what it is doing now. Raises UsageError, and StoreError where only
+        that was done, and it may come back after the next start."""
+        device_id = self._devices.find(name).id
+        try:
+            return self._devices.revoke(device_id)
+        finally:
+            self._guard.cut(device_id)
 
     def _make_routes(self) -> list[Route]:
         reading = [
@@ -180,7 +185,8 @@ class Server:
 
     async def _manifest(self, request: web.Request) -> web.StreamResponse:
         with contextlib.suppress(StoreError):  # then the old one is served, which is still good for weeks
-            await asyncio.to_thread(self._store.renew)
+            if await asyncio.to_thread(self._store.renew):
+                await self.on_renewed()
         device_id = request[guard.DEVICE].id
         published = self._store.published_to(device_id)
         if (wait_s := _wait_s(request)) and _is_known(request, published):
@@ -246,8 +252,8 @@ class Server:
 
     async def _leave(self, request: web.Request) -> web.StreamResponse:
         device_id = request[guard.DEVICE].id
-        self._devices.revoke(device_id)
         asyncio.get_running_loop().call_later(ANSWERED_S, self._guard.cut, device_id)
+        self._devices.revoke(device_id)
         return web.Response(status=204, headers={"Connection": "close"})
 
     def _granted(self, device: Device, token: str) -> web.Response:
@@ -291,7 +297,7 @@ class Server:
                 self._tls.renew(await asyncio.to_thread(addresses, self._door.bind, self._door.interfaces))
 
 
-async def _nothing(_: Device, __: wire.Report) -> None:
+async def _nothing(*_: object) -> None:
     """Nobody listens."""
 
 

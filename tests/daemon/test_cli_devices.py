@@ -125,7 +125,7 @@ def test_without_a_daemon(tmp_path: Path) -> None:
 async def test_nobody_becomes_the_canary_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest chooses its label itself."""
     judged: list[Report] = []
-    monkeypatch.setattr("daemon.sync.publishing.judge", lambda store, report: judged.append(report))
+    monkeypatch.setattr("daemon.sync.publishing.judge", lambda store, report, held: judged.append(report))
     paths, config = Paths.at(tmp_path), changed(CONFIG, publish={"canary": "phone"})
     report = Report(release="r-0001", profile="android-futo")
     async with living(Daemon(paths, config)) as daemon:

@@ -8,6 +8,7 @@ import pytest
 
 from daemon.sync.devices import READ, RECORD, Devices, describe, one_line
 from idiolect.errors import StoreError, UsageError
+from idiolect.wire import Report
 
 
 @pytest.fixture
@@ -80,3 +81,20 @@ def test_odd_tokens_are_unknown(path: Path) -> None:
     devices.close()
     with pytest.raises(sqlite3.ProgrammingError):
         devices.add("late", "android", frozenset())
+
+
+def test_who_is_shut_out_stays_out_where_nothing_can_be_written(path: Path) -> None:
+    devices = Devices(path)
+    device, token = devices.add("phone", "android", frozenset({READ}))
+    devices._db.execute("PRAGMA query_only = ON")  # as on a disk that is full or has become read-only
+    devices.seen(device)
+    for change in (
+        lambda: devices.revoke("phone"),
+        lambda: devices.add("other", "android", frozenset({READ})),
+        lambda: devices.note_report(device, Report(release="r-0001", profile="android-futo")),
+    ):
+        with pytest.raises(StoreError, match="cannot be written"):
+            change()
+    assert devices.by_token(token) is None
+    assert len(devices.all()) == 1
+    devices.close()

@@ -20,6 +20,8 @@ from daemon.sync.devices import READ, RECORD, TOKEN_PREFIX
 from daemon.sync.limits import RateLimit
 from daemon.sync.releases import ReleaseStore
 from daemon.sync.server import Door
+from idiolect import wire
+from idiolect.errors import StoreError
 from tests.daemon.homes import until
 from tests.daemon.sync.doors import Answer, Ask, House, asking, client_tls, house, problem
 from tests.daemon.sync.publishing import candidate
@@ -152,6 +154,22 @@ async def test_revoking_cuts_what_runs(store: ReleaseStore, home: House, tmp_pat
     assert not other_waits.done()
     home.server.notify()
     assert (await other_waits)[0] == 304
+
+
+@pytest.mark.slow
+async def test_revoking_cuts_also_where_nothing_can_be_written(published: Ask, home: House) -> None:
+    waiting = asyncio.create_task(published("/v1/manifest", 'If-None-Match: "mv-1"', "Prefer: wait=25"))
+    report = wire.dump(wire.Report(release="r-0001", profile="android-futo"))
+    assert (await published("/v1/reports", method="POST", body=report))[0] == 204
+    home.devices._db.execute("PRAGMA query_only = ON")  # as on a disk that is full or has become read-only
+    assert "cannot be written" in problem(answer := await published("/v1/reports", method="POST", body=report))
+    assert answer[0] == 507
+    assert not waiting.done()
+    with pytest.raises(StoreError, match="cannot be written"):
+        home.server.revoke("phone")
+    with pytest.raises((ConnectionError, ValueError, IndexError)):  # no answer came
+        await waiting
+    assert (await published("/v1/manifest"))[0] == 401
 
 
 async def test_no_browser_is_let_through(published: Ask) -> None:

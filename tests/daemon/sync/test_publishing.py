@@ -193,15 +193,15 @@ def test_a_canary_decides(store: ReleaseStore, tmp_path: Path) -> None:
     assert beta(store, tmp_path, 2) == "r-0002"
     said = Report(release="r-0002", profile="android-futo")
     assert offered(store) == "r-0001"
-    assert not judge(store, said)
-    assert not judge(store, Report(release="r-0001", profile="android-futo", loaded=False))
-    assert judge(store, said.model_copy(update={"loaded": True}))
+    assert not judge(store, said, {})
+    assert not judge(store, Report(release="r-0001", profile="android-futo", loaded=False), {})
+    assert judge(store, said.model_copy(update={"loaded": True}), {})
     assert offered(store) == "r-0002"
     assert not judge(
-        store, said.model_copy(update={"loaded": False})
+        store, said.model_copy(update={"loaded": False}), {}
     )  # others have it by now: that is the user's to decide
     assert beta(store, tmp_path, 3) == "r-0003"
-    assert judge(store, Report(release="r-0003", profile="android-futo", loaded=False))
+    assert judge(store, Report(release="r-0003", profile="android-futo", loaded=False), {})
     assert store.manifest is not None
     assert store.manifest.channels == {"tiny": {"stable": "r-0002", "beta": "r-0002"}}
     assert store.manifest.withdrawn == ["r-0003"]
@@ -212,7 +212,7 @@ def test_a_canary_that_hears_badly(store: ReleaseStore, tmp_path: Path) -> None:
     store.publish(candidate(tmp_path, 1))
     for seed, wer, stable in ((2, 0.3, "r-0001"), (3, 0.12, "r-0003")):
         report = Report(release=beta(store, tmp_path, seed), profile="android-futo", loaded=True, wer=wer)
-        assert judge(store, report)
+        assert judge(store, report, {})
         assert offered_of(store, "tiny") == stable
 
 
@@ -224,7 +224,7 @@ def test_the_first_release_waits_for_the_canary(store: ReleaseStore, tmp_path: P
     assert said.startswith("r-0001 (tiny) waits for the canary, phone,")
     assert said.endswith("idiolect rollback tiny r-0001")
     assert "names none" in untried(store.manifest, "")[0]
-    assert judge(store, Report(release="r-0001", profile="android-futo", loaded=True))
+    assert judge(store, Report(release="r-0001", profile="android-futo", loaded=True), {})
     assert offered(store) == "r-0001"
     assert untried(store.manifest, "phone") == []
 
@@ -234,3 +234,41 @@ def test_what_waits_for_a_canary_may_be_given_to_all(store: ReleaseStore, device
     act(store, devices, "rollback", {"tier": "tiny", "release": "r-0001"})
     assert offered(store) == "r-0001"
     assert untried(store.manifest, "phone") == []
+
+
+def channels(store: ReleaseStore) -> dict[str, str]:
+    assert store.manifest is not None
+    return store.manifest.channels["tiny"]
+
+
+def test_who_tries_beta_never_stays_behind(store: ReleaseStore, tmp_path: Path) -> None:
+    store.publish(candidate(tmp_path, 1))
+    beta(store, tmp_path, 2)
+    store.publish(candidate(tmp_path, 3))  # as after `canary` was taken out of the settings
+    assert channels(store) == {"stable": "r-0003", "beta": "r-0003"}
+    beta(store, tmp_path, 4)
+    store.rollback("tiny", "r-0001")
+    assert channels(store) == {"stable": "r-0001", "beta": "r-0004"}  # that one is still to be tried
+
+
+def test_a_late_report_does_not_undo_what_the_user_decided(store: ReleaseStore, tmp_path: Path) -> None:
+    store.publish(candidate(tmp_path, 1))
+    said = Report(release=beta(store, tmp_path, 2), profile="android-futo", loaded=True)
+    assert judge(store, said, {})
+    store.rollback("tiny")
+    assert channels(store) == {"stable": "r-0001", "beta": "r-0001"}
+    for loaded in (True, False):
+        assert not judge(store, said.model_copy(update={"loaded": loaded}), {})
+    assert channels(store) == {"stable": "r-0001", "beta": "r-0001"}
+
+
+def test_a_canary_with_two_kinds_of_file_tries_both(store: ReleaseStore, tmp_path: Path) -> None:
+    store.publish(candidate(tmp_path, 1, 2))
+    store.publish(candidate(tmp_path, 3, 4), "beta")
+    first, second = (
+        Report(release="r-0002", profile=each, loaded=True) for each in ("android-futo", "desktop-whispercpp")
+    )
+    assert not judge(store, first, {first.profile: "r-0002", second.profile: "r-0001"})
+    assert offered(store) == "r-0001"
+    assert judge(store, second, {first.profile: "r-0002", second.profile: "r-0002"})
+    assert offered(store) == "r-0002"

@@ -19,6 +19,7 @@ from daemon.sync.releases import ReleaseStore
 from daemon.sync.server import Door, Server
 from idiolect import signing, wire
 from idiolect.errors import ConfigError
+from tests.daemon.homes import until
 from tests.daemon.sync.doors import Ask, House, asking, client_tls, house, identity, problem
 from tests.daemon.sync.publishing import candidate, model_bytes
 
@@ -92,15 +93,23 @@ async def test_waiting_for_news(published: Ask, server: Server, store: ReleaseSt
 
 
 async def test_a_manifest_of_last_week_is_renewed(
-    published: Ask, store: ReleaseStore, monkeypatch: pytest.MonkeyPatch
+    published: Ask, server: Server, store: ReleaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    announced: list[int] = []
+
+    async def announce() -> None:
+        announced.append(store.version)
+
+    server.on_renewed = announce
+    await published("/v1/manifest")
+    assert not announced
     later = wire.utc_now() + timedelta(days=8)
     monkeypatch.setattr(wire, "utc_now", lambda: later)
     status, headers, body = await published("/v1/manifest", 'If-None-Match: "mv-1"')
     assert (status, headers["ETag"]) == (200, '"mv-2"')
     payload = signing.verify(body, signing.MANIFEST_TYPE, store.keys.release_key)
     assert wire.Manifest.model_validate_json(payload).expires == later + timedelta(days=30)
-    assert store.version == 2
+    assert (store.version, announced) == (2, [2])
 
 
 async def test_roots_are_told_to_anybody(ask: Ask, store: ReleaseStore) -> None:
@@ -296,7 +305,6 @@ async def test_who_leaves_or_does_not_read_is_let_go(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(blobs, "STALL_S", 0.5)
     store.publish(candidate(tmp_path, 7, size_bytes=40_000_000))
     assert store.published is not None
     (digest,) = store.published.files
@@ -315,10 +323,15 @@ async def test_who_leaves_or_does_not_read_is_let_go(
                 received += len(chunk)
         return received
 
-    stuck, gone = [await asyncio.to_thread(ask_for_it) for _ in range(2)]
-    await asyncio.sleep(0.1)
+    slots = home.server._pace.slots
+    gone = await asyncio.to_thread(ask_for_it)
+    await until(lambda: slots._taken.total() == 1)
     gone.close()
-    await asyncio.sleep(1)
+    await until(lambda: slots._taken.total() == 0)
+    assert not caplog.records
+    monkeypatch.setattr(blobs, "STALL_S", 0.5)
+    stuck = await asyncio.to_thread(ask_for_it)
+    await until(lambda: bool(caplog.records))
     received = await asyncio.to_thread(all_of, stuck)
     assert received < 40_000_000
     assert [record.levelname for record in caplog.records] == ["WARNING"]
