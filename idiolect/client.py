@@ -38,6 +38,8 @@ KNOWN_ADDRESS_S = 3.0
 BROWSE_STEP_S = 0.2
 ASK_MS = 1000
 
+_UNTOLD = {0, 429, *range(500, 600)}
+
 Check = Callable[[Path], object]
 
 OnProgress = Callable[[int, int], None]
@@ -183,6 +185,7 @@ class Client:
             connection = self._connection = self._reach(pairing, state)
             reply, url = self._ask(connection, etag, wait_s), connection.url
             now = wire.utc_now() if wait_s else now
+            self._tell_owed(same_service=state.repo == pairing.id)
             with self._naming(url):
                 if reply.status == 304 and installed and etag:
                     refuse_expired(state.trust.expires, now)
@@ -231,12 +234,12 @@ class Client:
     def run_hook(self, hook: Hook, pulled: Pulled) -> bool:
         """Run it where what was pulled is new, or where it has not been run to a good end for this release; True where
         it was. Raises HookFailed."""
-        done, release = self._place.hidden / "hook.txt", f"{pulled.release_id} {pulled.profile}\n"
-        if not pulled.changed and done.is_file() and done.read_text(encoding="utf-8") == release:
+        release = pulled.release_id, pulled.profile
+        if not pulled.changed and self._place.is_hooked(*release):
             return False
-        done.unlink(missing_ok=True)
+        self._place.hook_due()
         hook.run(pulled)
-        write_text(done, release)
+        self._place.hooked(*release)
         return True
 
     def settle(self, pulled: Pulled, hook: Hook | None = None) -> None:
@@ -252,11 +255,29 @@ class Client:
 
     def report(self, held: Pulled | Version, *, loaded: bool | None = None, error: str = "") -> bool:
         """Tell the service what this device holds now, and whether it could be loaded where that was tried. False where
-        that could not be told, which changes nothing here."""
-        if self._connection is None:
-            return False
+        that could not be told, which changes nothing here; the next pull tells it then."""
         wer = self._wer if loaded else None
         said = wire.Report(release=held.release_id, profile=held.profile, loaded=loaded, wer=wer, error=error[:500])
+        status = self._tell(said)
+        if status in _UNTOLD:
+            with contextlib.suppress(OSError):
+                write_text(self._place.owed_file, wire.dump(said).decode(), mode=0o600)
+        return status == 204
+
+    def _tell_owed(self, *, same_service: bool) -> None:
+        """What could not be told last time: for a canary the others wait for its word."""
+        with contextlib.suppress(OSError):
+            if self._place.owed_file.is_file():
+                with contextlib.suppress(ValueError):
+                    said = wire.Report.model_validate_json(self._place.owed_file.read_bytes())
+                    if same_service and self._tell(said) in _UNTOLD:
+                        return
+                self._place.owed_file.unlink()
+
+    def _tell(self, said: wire.Report) -> int:
+        """The status it is answered with; 0: none."""
+        if self._connection is None:
+            return 0
         try:
             with self._connection.request(
                 "/v1/reports",
@@ -265,9 +286,9 @@ class Client:
                 body=wire.dump(said),
                 timeout_s=self._timeout_s,
             ) as response:
-                return response.status == 204
+                return response.status
         except (OSError, http.client.HTTPException, SyncError):
-            return False
+            return 0
 
     def _reach(self, pairing: Pairing, state: State) -> Connection:
         """The service at an address where it has just shown its key."""

@@ -5,6 +5,8 @@
         r-0012-…-4f1c/  r-0011-…-90ab/     the version in use and the one before
         parts/                             downloads under way, by digest
         state.json                         which service, which manifest
+        hook.txt, good.txt                 the version whose hook ended well: the one in use, or one before
+        owed.json                          what could not be told to the service
 
 Every version's folder describes itself in `.idiolect.json`. Only what is exactly as described there is ever moved or
 removed: a folder of the user, or one the user has put something into, stays.
@@ -67,6 +69,8 @@ class Place:
         self.hidden = self.into.with_name(f".{self.into.name}.idiolect")
         self.parts = self.hidden / "parts"
         self.state_file = self.hidden / "state.json"
+        self.owed_file = self.hidden / "owed.json"
+        self._hooked, self._good = self.hidden / "hook.txt", self.hidden / "good.txt"
         self._lock: BaseFileLock | None = None
 
     @contextlib.contextmanager
@@ -163,6 +167,7 @@ class Place:
         With symbolic links this is one rename; where there are none (Windows without the right, FAT) two, and the
         first is undone when the second fails.
         """
+        self.hook_due()
         old = self._shown()
         moved = self.into.is_dir() and not self.into.is_symlink()
         if moved and old:
@@ -179,11 +184,26 @@ class Place:
         return old
 
     def remove_all_but(self, *names: str) -> None:
-        """Remove finished downloads and the versions not named, except those the user has changed."""
+        """Remove finished downloads and the versions not named, except those the user has changed and the last one
+        whose hook ended well."""
         self.keep_only_parts([])
+        good = {_text(self._hooked), _text(self._good)} - {_called(self.hidden / name) for name in names}
         for folder in self.hidden.iterdir():
-            if folder.name not in names and _is_untouched(folder):
+            if folder.name not in names and _is_untouched(folder) and _called(folder) not in good:
                 shutil.rmtree(folder)
+
+    def is_hooked(self, release_id: str, profile: str) -> bool:
+        """Whether the hook has ended well since this version was put here."""
+        return _text(self._hooked) == f"{release_id} {profile}"
+
+    def hook_due(self) -> None:
+        """The hook is to be run again; which version was good last stays known."""
+        if self._hooked.is_file():
+            self._hooked.replace(self._good)
+
+    def hooked(self, release_id: str, profile: str) -> None:
+        """It has ended well."""
+        write_text(self._hooked, f"{release_id} {profile}\n")
 
     def _shown(self) -> str:
         if self.into.is_symlink():
@@ -231,6 +251,15 @@ def _is_untouched(folder: Path) -> bool:
         return False
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     return found <= {MARKER, *version.files}
+
+
+def _called(folder: Path) -> str:
+    version = _described(folder)
+    return f"{version.release_id} {version.profile}" if version else ""
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
 def _size(path: Path) -> int | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from daemon.sync.releases import ReleaseStore
 from idiolect.client import Client, Pulled
 from idiolect.errors import HookFailed, UsageError
 from idiolect.hook import Hook
+from tests.idiolect.pulls import copy_manifest, hidden
+from tests.idiolect.services import LyingService, Request
 
 CODE = "import json, os, sys; json.dump([sys.argv[1:], dict(os.environ)], open(os.environ['OUT'], 'w'))"
 
@@ -79,6 +82,51 @@ def test_once_for_each_release_and_again_after_a_failure(
     assert client.run_hook(good, client.pull())  # although nothing has changed since
     assert not client.run_hook(good, client.pull())
     assert count.read_text() == "xx"
+
+
+def test_the_last_version_whose_hook_ended_well_is_kept(
+    url: str, publish: Callable[..., bytes], into: Path, store: ReleaseStore
+) -> None:
+    """However many releases after it fail; and no longer than until another one is good."""
+    good, bad = (Hook([sys.executable, "-c", f"raise SystemExit({code})"]) for code in (0, 1))
+    client = Client(into, "android-futo", url=url)
+    for seed, hook, kept in ((1, good, [1]), (2, bad, [1, 2]), (3, bad, [1, 2, 3]), (4, bad, [1, 3, 4])):
+        publish(seed)
+        with contextlib.suppress(HookFailed):
+            client.settle(client.pull(), hook)
+        assert sorted({path.name[:6] for path in hidden(into).glob("r-*")}) == [f"r-{each:04}" for each in kept]
+    client.settle(client.pull(), good)
+    publish(5)
+    client.pull()
+    assert sorted(path.name[:6] for path in hidden(into).glob("r-*")) == ["r-0004", "r-0005"]
+    store.rollback("tiny", "r-0004")
+    client.settle(client.pull(), good)
+    assert sorted(path.name[:6] for path in hidden(into).glob("r-*")) == ["r-0004", "r-0005"]
+
+
+def test_what_could_not_be_told_is_told_later(
+    store: ReleaseStore, publish: Callable[..., bytes], into: Path, liar: LyingService
+) -> None:
+    """Once, also from another process, and by the next pull even where that brings nothing new."""
+    heard: list[dict[str, object]] = []
+    answers = [503, 204]
+
+    def hear(request: Request) -> None:
+        heard.append(json.loads(request.rfile.read(int(request.headers["Content-Length"]))))
+        request.send(answers.pop(0) if answers else 204)
+
+    publish(1)
+    copy_manifest(store, liar)
+    liar.answers["/v1/reports"] = hear
+    client = Client(into, "android-futo", url=liar.url)
+    assert not client.report(client.pull(), loaded=True)
+    for _ in range(2):
+        assert not Client(into, "android-futo", url=liar.url).pull().changed
+    assert [(said["release"], said["loaded"]) for said in heard] == [("r-0001", True)] * 2
+    answers.append(404)  # nobody wants to know: it is not told for ever
+    client.report(client.pull(), loaded=True)
+    client.pull()
+    assert len(heard) == 3
 
 
 def test_reports(url: str, publish: Callable[..., bytes], into: Path, store: ReleaseStore) -> None:
