@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -29,6 +31,11 @@ from tests.idiolect.services import lying, through_a_cable
 pytestmark = [pytest.mark.slow, needs_its_tools]
 
 
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    return tmp_path / "model"
+
+
 @every_shell
 def test_pairing_by_the_text_of_a_code(at: Post, client: Client, tmp_path: Path) -> None:
     code = invitation(at)
@@ -39,6 +46,8 @@ def test_pairing_by_the_text_of_a_code(at: Post, client: Client, tmp_path: Path)
     assert kept.stat().st_mode & 0o777 == 0o600
     service = json.loads(kept.read_text())
     assert (service["id"], service["pin"]) == (at.store.repo, identity().pin)
+    working, other = f"https://{address(at)}", "https://127.0.0.1:9"
+    assert service["urls"] == [working, other, f"https://{at.store.repo}.local:{at.house.server.port}"]
     assert at.house.devices.by_token(service["token"]) is not None
     assert service["token"] not in done.stdout + done.stderr + (tmp_path / "calls").read_text()
     again = client("pair", code)
@@ -142,6 +151,67 @@ def test_corrupt_partials(
     done = client("pull", "android-futo", tmp_path / "model")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model" / "current" / "idiolect-tiny-android-futo.bin").read_bytes() == data
+
+
+@every_shell
+def test_what_a_killed_pull_leaves(
+    paired: Post,
+    shell: list[str],
+    client: Client,
+    environment: dict[str, str],
+    publish: Callable[..., bytes],
+    into: Path,
+) -> None:
+    """Its lock holds nobody up, and what it has brought is not fetched again."""
+    data = publish(1, size_bytes=60_000_000)
+    parts = into / ".idiolect" / "parts"
+    command = [*shell, str(SCRIPT), "pull", "android-futo", str(into)]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as running:
+        while not any(each.stat().st_size for each in parts.glob("*.more")):
+            assert running.poll() is None
+        os.killpg(running.pid, signal.SIGKILL)
+    assert (into / ".idiolect" / "lock" / "pid").exists()
+    done = client("pull", "android-futo", into)
+    assert done.returncode == 0, done.stderr
+    assert (into / "current" / "idiolect-tiny-android-futo.bin").read_bytes() == data
+    ranges = [int(found) for found in re.findall(r"Range: bytes=(\d+)-", (into.parent / "calls").read_text())]
+    assert ranges[0] == 0 < ranges[-1]
+    assert not (into / ".idiolect" / "lock").exists()
+    assert not list(parts.iterdir())
+
+
+def test_a_pull_that_lives_is_not_disturbed(
+    paired: Post, client: Client, publish: Callable[..., bytes], into: Path
+) -> None:
+    publish(1)
+    lock = into / ".idiolect" / "lock"
+    lock.mkdir(parents=True)
+    for pid in ("", str(os.getpid())):
+        (lock / "pid").write_text(pid)
+        done = client("pull", "android-futo", into)
+        assert (done.returncode, "another pull works" in done.stderr) == (4, True)
+    assert lock.exists()
+
+
+def test_too_little_room(
+    paired: Post, client: Client, environment: dict[str, str], publish: Callable[..., bytes], into: Path
+) -> None:
+    """Said before anything is fetched; a `df` that stands in for a full disk."""
+    publish(1, size_bytes=3_000_000)
+    df = Path(environment["PATH"].partition(":")[0]) / "df"
+    df.write_text(
+        "#!/bin/sh\necho Filesystem 1024-blocks Used Available Capacity Mounted\necho /dev/x 9 8 1000 99% /\n"
+    )
+    df.chmod(0o755)
+    done = client("pull", "android-futo", into)
+    assert (done.returncode, "needs 2930 KB and the disk has 1000 KB free" in done.stderr) == (4, True)
+    assert "/v1/blobs" not in (into.parent / "calls").read_text()
+    df.unlink()
+    assert client("pull", "android-futo", into).returncode == 0
+    (phone,) = paired.house.devices.describe()
+    assert [(each["profile"], each["release"], each["loaded"]) for each in phone["holds"]] == [
+        ("android-futo", "r-0001", None)
+    ]
 
 
 def test_a_revoked_device(paired: Post, client: Client, publish: Callable[..., bytes], tmp_path: Path) -> None:
