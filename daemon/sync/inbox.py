@@ -53,7 +53,7 @@ class Quota:
 
 @dataclass(frozen=True)
 class Recording:
-    """One that was sent. `sha256` is of the file as it was sent; `path` is where it was put, once it is taken in."""
+    """One that was sent. `sha256` is of the file as it was sent; `path` is where it is put as it is taken in."""
 
     number: int
     device_id: str
@@ -200,6 +200,8 @@ class Inbox:
         if folder.is_symlink():
             raise UsageError(f"{folder} is a link, and links are not followed", "put a folder in its place")
         path = folder / f"{recording.sha256[:32]}.flac"
+        with self._db:  # first: what a crash leaves there is found again
+            self._db.execute("UPDATE recordings SET path = ? WHERE number = ?", (str(path), number))
         write_text(path.with_suffix(f".{meta.format}"), meta.text.strip() + "\n", mode=0o600)
         with recording.kept.open("rb") as source, replacing(path, mode=0o600) as target:
             shutil.copyfileobj(source, target)
@@ -219,11 +221,6 @@ class Inbox:
         self.trust(device_id, trusted=False)
         found = [each for each in self.all() if each.device_id == device_id and each.state != "refused"]
         for recording in found:
-            if recording.path is not None:
-                for suffix in (".flac", *(f".{name}" for name in ("txt", "srt", "vtt"))):
-                    recording.path.with_suffix(suffix).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # something of the user's own is in it
-                    recording.path.parent.rmdir()
             self._decide(recording, "refused")
         return found
 
@@ -247,6 +244,8 @@ class Inbox:
         return recording
 
     def _decide(self, recording: Recording, state: State, path: Path | None = None) -> None:
+        if path is None:
+            _remove(recording.path)
         with self._db:
             self._db.execute(
                 "UPDATE recordings SET state = ?, path = ? WHERE number = ?",
@@ -266,10 +265,13 @@ class Inbox:
         )
 
     def _remove_leftovers(self) -> None:
-        """Whatever a crash has left: uploads that were on their way, files of which nothing is known."""
-        waiting = {recording.kept.name for recording in self.all("waiting")}
+        """Whatever a crash has left: uploads that were on their way, files of which nothing is known, and what was put
+        among the recordings before that was decided."""
+        waiting = self.all("waiting")
+        for recording in waiting:
+            _remove(recording.path)
         for path in (*self.arriving.iterdir(), *self._kept.iterdir()):
-            if path.name not in waiting:
+            if path.name not in {recording.kept.name for recording in waiting}:
                 path.unlink()
 
 
@@ -292,11 +294,21 @@ def describe(recordings: Collection[Recording]) -> list[dict[str, Any]]:
             "device_label": each.device_label,
             "duration_s": round(each.duration_s, 3),
             "received_s": int(each.received_s),
-            "listen": str(each.path or each.kept) if each.state != "refused" else None,
+            "listen": None if each.state == "refused" else str(each.path if each.state == "taken" else each.kept),
             **(each.meta.model_dump(mode="json") if each.meta else {"text": None}),
         }
         for each in recordings
     ]
+
+
+def _remove(path: Path | None) -> None:
+    """A recording that was taken in, its text, and its folder where nothing of the user's own is in it."""
+    if path is not None:
+        whole = [path.with_suffix(suffix) for suffix in (".flac", ".txt", ".srt", ".vtt")]
+        for each in (*whole, *path.parent.glob(f".{path.stem}.*.tmp")):
+            each.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
 
 
 @contextlib.contextmanager

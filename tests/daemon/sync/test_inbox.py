@@ -15,6 +15,7 @@ from daemon.sync.inbox import Inbox, Recording, Transcoded, describe, folder_nam
 from idiolect.errors import StoreError, UsageError
 from idiolect.sending import RecordingMeta
 from tests.daemon.sync.post import ROOMY, files
+from tests.idiolect.steps import killed_at_step
 from tests.training.samples import sound, write_encoded
 from training.audio import pcm_sha256
 
@@ -186,3 +187,30 @@ def test_a_number_is_never_given_twice(inbox: Inbox) -> None:
         db.execute("DELETE FROM recordings")
     db.close()
     assert arrive(inbox, seed=2).number == 2
+
+
+@pytest.mark.slow
+def test_killed_at_any_step_of_taking_in(tmp_path: Path) -> None:
+    """It can be refused, or undone, as if nothing had happened: nothing of it stays among the recordings."""
+    states: list[str] = []
+    killed = True
+    while killed:
+        root = tmp_path / str(len(states))
+        inbox = Inbox(root / "inbox", root / "recordings", ROOMY)
+        arrive(inbox)
+        inbox.close()
+        killed = killed_at_step(len(states), root, lambda root=root: _take_first(root))  # type: ignore[misc]
+        again = Inbox(root / "inbox", root / "recordings", ROOMY)
+        states.append(again.get(1).state)
+        if states[-1] == "waiting":
+            assert files(root / "recordings") == []
+            again.refuse(1)
+        again.undo(PHONE.id)
+        assert files(root) == ["inbox/inbox.sqlite3"] or files(root / "recordings") == []
+        again.close()
+    assert states.count("waiting") > 5
+    assert states[-1] == "taken"
+
+
+def _take_first(root: Path) -> None:
+    Inbox(root / "inbox", root / "recordings", ROOMY).take(1)
