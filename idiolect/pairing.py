@@ -15,7 +15,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -34,7 +34,7 @@ NONCE_BYTES = 32
 PAIR_EXPIRES_S = 120
 LONG_POLL_S = 25.0
 MAX_ANSWER_BYTES = 64 * 1024
-URLS_KEPT = 4
+URLS_KEPT = 8
 
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, Field(min_length=1, max_length=40)]
@@ -125,7 +125,7 @@ class Invitation(BaseModel):
 
 
 class Pairing(BaseModel):
-    """What a device keeps of a service. `urls` are the addresses that worked, the last one first."""
+    """What a device keeps of a service. `urls` are its addresses, the one that worked last first."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -218,7 +218,7 @@ def scan(text: str, *, label: str = "", timeout_s: float = 10.0) -> Pairing:
     granted = _read(Granted, _ask(connection, "/v1/pair/qr", body, timeout_s))
     if granted.id != invitation.id:
         raise VerificationFailed(f"the code is of service {invitation.id}, {granted.id} answers", "scan a new code")
-    return _kept(granted, connection, invitation.root_key or granted.root_key)
+    return _kept(granted, connection, invitation.root_key or granted.root_key, urls)
 
 
 def join(url: str, on_digits: Callable[[str], None], *, label: str = "", timeout_s: float = 10.0) -> Pairing:
@@ -237,7 +237,7 @@ def join(url: str, on_digits: Callable[[str], None], *, label: str = "", timeout
     while time.monotonic() < until_s:
         if answer := _ask(connection, f"/v1/pair/{begun.pair_id}", None, LONG_POLL_S + timeout_s):
             granted = _read(Granted, answer)
-            return _kept(granted, connection, granted.root_key)
+            return _kept(granted, connection, granted.root_key, [])
     raise NotPaired("nobody agreed to the digits in time", "run `idiolect pair` there and try again")
 
 
@@ -280,13 +280,14 @@ def _read(model: type[_Model], answer: bytes) -> _Model:
         raise VerificationFailed("what answers does not speak as idiolect does", "another program there?") from error
 
 
-def _kept(granted: Granted, connection: Connection, root_key: str) -> Pairing:
-    return Pairing(
+def _kept(granted: Granted, connection: Connection, root_key: str, urls: Sequence[str]) -> Pairing:
+    kept = Pairing(
         id=granted.id,
         label=granted.label,
         pin=connection.pin,
         token=granted.token,
         device_id=granted.device_id,
         root_key=root_key,
-        urls=(connection.url,),
+        urls=tuple(urls),
     )
+    return kept.known_at(connection.url)
