@@ -26,6 +26,7 @@ from tests.clients.shells import (
 )
 from tests.daemon.sync.doors import identity, stranger
 from tests.daemon.sync.post import Post, wav
+from tests.daemon.sync.publishing import artifact, model_bytes, of
 from tests.idiolect.services import lying, through_a_cable
 
 pytestmark = [pytest.mark.slow, needs_its_tools]
@@ -212,6 +213,14 @@ def test_too_little_room(
     assert [(each["profile"], each["release"], each["loaded"]) for each in phone["holds"]] == [
         ("android-futo", "r-0001", None)
     ]
+
+
+def test_a_file_of_no_bytes(paired: Post, client: Client, into: Path, tmp_path: Path) -> None:
+    files = {"model.bin": model_bytes(1), "empty.txt": b""}
+    paired.store.publish(of((artifact(tmp_path / "made", files), tmp_path / "made")))
+    done = client("pull", "android-futo", into)
+    assert done.returncode == 0, done.stderr
+    assert {name: (into / "current" / name).read_bytes() for name in files} == files
 
 
 def test_a_revoked_device(paired: Post, client: Client, publish: Callable[..., bytes], tmp_path: Path) -> None:
