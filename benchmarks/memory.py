@@ -12,8 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.exporting import TINY, make_checkpoint
-from benchmarks.real_size import SMALL
+from benchmarks.exporting import SMALL, TINY, make_checkpoint
 from training import memory
 from training.base_models import resolve
 from training.finetune import Settings

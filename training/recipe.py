@@ -28,7 +28,7 @@ class Settings:
     clip_norm: float = 1.0
     full_share: float = 0.01  # of the clips see the full 30 s window each epoch
     longer_share: float = 0.15  # … and these some longer context
-    timestamps_share: float = 0.25
+    timestamps_share: float = 0.5  # with a quarter, a clip in fifty ran on in full windows with timestamps
     mask_share: float = 1.0  # of the batches are masked (SpecAugment)
     stretch: float = 0.12  # speech is made up to this share faster or slower
     ctc_weight: float | None = None  # of the letters' loss beside the tokens' (training.ctc)
