@@ -12,6 +12,7 @@ from typing import BinaryIO
 _STREAMED_BYTES = 0x7FFF_0000  # a writer that could not go back leaves a size from here up to 0xFFFFFFFF: unknown
 _OGG_PAGE_BYTES = 65_307
 _MP3_SCAN_BYTES = 1 << 18
+_EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 _OGG_END = 4  # flag of a stream's last page
 
@@ -30,9 +31,9 @@ def promised_bytes(file: BinaryIO) -> int | None:
         return _ogg(file)
     if head[4:8] == b"ftyp":
         return max(end for _, end in _mp4_boxes(file))
-    if head[:4] == b"\x1a\x45\xdf\xa3":
+    if head[:4] == _EBML:
         return _matroska(file)
-    if head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0):
+    if _is_mp3(head):
         return _mp3(file, head)
     return None
 
@@ -52,7 +53,9 @@ def is_open_ended(file: BinaryIO) -> bool:
         return not _ogg_is_ended(file)
     if head[4:8] == b"ftyp":
         return {b"moof"} == {b"moof", b"mfra"} & {kind for kind, _ in _mp4_boxes(file)}
-    return promised_bytes(file) is None
+    if head[:5] == b"#!AMR":
+        return True
+    return (head[:4] == _EBML or _is_mp3(head)) and promised_bytes(file) is None
 
 
 def _riff(file: BinaryIO) -> int | None:
@@ -138,6 +141,10 @@ def _ebml_size(file: BinaryIO) -> int | None:
     rest = file.read(width - 1)
     value = int.from_bytes(bytes([first[0] & mask]) + rest)
     return None if value == (1 << (7 * width)) - 1 else value
+
+
+def _is_mp3(head: bytes) -> bool:
+    return head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)
 
 
 def _mp3(file: BinaryIO, head: bytes) -> int | None:
