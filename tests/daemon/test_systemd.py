@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -54,6 +56,9 @@ class Machine:
 
     def told(self, unit: str, name: str) -> str:
         return self.call("systemctl", "--user", "show", unit, "--value", "-p", name).stdout.strip()
+
+    def restarted(self, unit: str, before: int) -> bool:
+        return int(self.told(unit, "NRestarts")) > before
 
     def until(self, what: Callable[[], bool]) -> None:
         deadline_s = time.monotonic() + 600
@@ -119,6 +124,8 @@ def control_group(at: Path, name: str) -> Iterator[Path]:
 
 def test_the_life_of_a_service(machine: Machine) -> None:
     machine.idiolect("init")
+    settings = machine.home / "config.toml"
+    settings.write_text(re.sub(r"(?m)^port = .*", "port = 0", settings.read_text()))
     assert "running as" in machine.idiolect("service", "install")  # which waits for READY
     unit = machine.unit()
     assert "active (running)" in machine.idiolect("service", "status")
@@ -141,7 +148,7 @@ def test_the_life_of_a_service(machine: Machine) -> None:
     for trouble in ("SIGSTOP", "SIGKILL"):  # a daemon that hangs says nothing any more
         restarts = int(machine.told(unit, "NRestarts"))
         machine.call("systemctl", "--user", "kill", "-s", trouble, unit)
-        machine.until(lambda before=restarts: int(machine.told(unit, "NRestarts")) > before)
+        machine.until(functools.partial(machine.restarted, unit, restarts))
         machine.until(lambda: machine.told(unit, "SubState") == "running")
 
     machine.call("systemctl", "--user", "stop", unit)
