@@ -1,8 +1,8 @@
 """What a large library costs: `python -m benchmarks.library [RECORDINGS]` (10000, of 5 s, FLAC).
 
 Starts the real console script on a home of its own. Exit status 1 when a limit is missed. With fewer recordings the
-limit of the first scan shrinks alike, but not below ten seconds. Then all come once more to an empty home, one by one as
-a sync tool brings them: a storm of single events, four to a recording.
+limit of the first scan shrinks alike, but not below ten seconds. Then all come once more to an empty home, one by one
+as a sync tool brings them: a storm of single events, four to a recording.
 """
 
 from __future__ import annotations
