@@ -72,7 +72,7 @@ def measure(paths: Paths, recordings: Path, late: list[Path], count: int) -> lis
         began_s = time.perf_counter()
         ask(paths, "rescan")
         rescan_s = time.perf_counter() - began_s
-        arrivals_s = [arrival_s(paths, path, count + place) for place, path in enumerate(late)]
+        arrivals_s = [arrival_s(paths, path) for path in late]
         time.sleep(15)
         idle_s, began_s = cpu_s(process), time.perf_counter()
         time.sleep(60)
@@ -150,16 +150,23 @@ def seconds_until(
         time.sleep(0.1)
 
 
-def arrival_s(paths: Paths, path: Path, before: int) -> float:
-    """Seconds from a recording's arrival until `idiolect status` counts it as ready."""
+def arrival_s(paths: Paths, path: Path) -> float:
+    """Seconds from a recording's arrival until `idiolect status` counts it."""
+    before = counted(paths)
     for file in (path.with_suffix(".txt"), path):
         shutil.copy(file, paths.recordings / file.name)
     began_s = time.perf_counter()
-    while ask(paths, "status")["recordings"]["ready"] <= before:
+    while counted(paths) <= before:
         if time.perf_counter() > began_s + 60:
             raise SystemExit(f"{path.name} is not in status after a minute")
         time.sleep(0.05)
     return time.perf_counter() - began_s
+
+
+def counted(paths: Paths) -> int:
+    """Recordings that were read and taken; of so many, some are the same sound by chance."""
+    recordings = ask(paths, "status")["recordings"]
+    return int(recordings["ready"] + recordings["duplicate"])
 
 
 def total_cpu_s(process: psutil.Process) -> float:
