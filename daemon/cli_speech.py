@@ -54,7 +54,8 @@ def prompts(
         typer.echo(script.to_text(), nl=False)
     said = f"{len(script.sentences)} sentences, about {script.duration_s / 60:.0f} minutes"
     if script.postponed:
-        said += f"; no room for {len(script.postponed)} words, such as {', '.join(script.postponed[:5])}"
+        said += f"; no room for {len(script.postponed)} of your words: {', '.join(script.postponed[:5])}"
+        said += ", …" if len(script.postponed) > 5 else ""
     err.print(plain(said), soft_wrap=True)
     if output:
         err.print(plain(f"read them out with: idiolect record {output}"), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import Any
@@ -10,6 +11,8 @@ from daemon.lines import LineReporter, printable
 from daemon.paths import Paths
 from idiolect.child import Message
 
+_FIGURE = re.compile(r"\d+ (?=%|s\b|minutes\b)")
+
 
 class RunView:
     """Give `show` to the Daemon as its `on_event`; use it as a context manager."""
@@ -17,6 +20,7 @@ class RunView:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._terminal = sys.stderr.isatty()
+        self._waited_for = ""
         self._bar: LineReporter | None = None  # only while a job runs: a live display wakes up ten times a second
 
     def __enter__(self) -> RunView:
@@ -38,7 +42,9 @@ class RunView:
         elif kind == "recordings":
             self._line(f"recordings: {data['ready']} ready, {data['waiting']} waiting, {data['rejected']} rejected")
         elif kind == "next":
-            self._line(f"next: {data['reason']}")
+            waited_for, self._waited_for = self._waited_for, _FIGURE.sub("", data["reason"])
+            if waited_for != self._waited_for:  # what the load is, or how long it will be, changes all day
+                self._line(f"next: {data['reason']}")
         elif kind == "warning":
             self._line(f"warning: {data['message']}")
         elif kind == "run":

@@ -159,6 +159,8 @@ class Manager:
     uninstall: tuple[str, ...]
     status: str
     hint: str = ""
+    removed: str = ""
+    """Told once the file is gone."""
 
 
 MANAGERS: dict[str, Manager] = {
@@ -169,6 +171,7 @@ MANAGERS: dict[str, Manager] = {
         ("systemctl --user disable --now {name}.service",),
         "systemctl --user status --no-pager {name}.service",
         "It runs while you are logged in; to have it run always: loginctl enable-linger",
+        "systemctl --user daemon-reload",
     ),
     "darwin": Manager(
         "~/Library/Application Support/idiolect/org.{name}.plist",
@@ -215,12 +218,9 @@ class Installer:
         """Stop the service and remove its file; lines that name what stays. Raises NotRunning where none is there."""
         if not self.file.exists():
             raise NotRunning(f"no service is installed: {self.file} does not exist", "idiolect service install")
-        for command in self._manager.uninstall:
-            try:
-                self._run(command, "")
-            except JobError as error:
-                yield f"note: {error.message}"
+        yield from self._noted(*self._manager.uninstall)
         self.file.unlink()
+        yield from self._noted(*filter(None, [self._manager.removed]))
         yield f"removed: {self.file}"
         yield "These stay; remove them by hand where you want them gone:"
         for name in ("recordings", "models", "config_file", "state", "cache"):
@@ -236,6 +236,14 @@ class Installer:
             return True, self._run(self._manager.status, "").rstrip()
         except JobError as error:  # systemctl's status for a stopped unit, too
             return True, f"installed: {self.file}\n{error.message}"
+
+    def _noted(self, *commands: str) -> Iterator[str]:
+        """Run commands that may fail, and say so."""
+        for command in commands:
+            try:
+                self._run(command, "")
+            except JobError as error:
+                yield f"note: {error.message}"
 
     def _run(self, command: str, hint: str) -> str:
         argv = [self._fill(part) for part in command.split()]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from idiolect.errors import AudioError, UnfinishedAudio
 from idiolect.whisper import MAX_S, RATE_HZ
-from training.containers import promised_bytes
+from training.containers import is_open_ended, promised_bytes
 
 if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
@@ -76,6 +76,12 @@ def opened(path: Path, max_s: float = MAX_FILE_S) -> Iterator[Iterator[Pcm]]:
     before the first piece is asked for: what decoding does not need can be given up in between."""
     with _opened(path) as file, closing(_blocks(path, file, max_s)) as blocks:
         yield blocks
+
+
+def has_open_end(path: Path) -> bool:
+    """Whether nothing in the file tells its end; raises AudioError as `decode` does for one that cannot be opened."""
+    with _opened(path) as file:
+        return is_open_ended(file)
 
 
 def duration_s(pcm: Pcm) -> float:

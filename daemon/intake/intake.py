@@ -61,6 +61,7 @@ class Intake:
         self._turn = asyncio.Lock()
         self._woken = asyncio.Event()
         self._retrying: set[str] = set()
+        self._again_s: dict[str, float] = {}
         self._busy = False
         self._list_s = self._rested_at_s = 0.0
         self._told = False
@@ -105,7 +106,8 @@ class Intake:
                 if full:
                     full_look_at_s = time.monotonic() + self._rescan_s
                 await self._look(retry=full)
-                await self._wait(self._all_watched() and self._told, full_look_at_s - time.monotonic())
+                next_look_at_s = min([full_look_at_s, *self._again_s.values()])
+                await self._wait(self._all_watched() and self._told, next_look_at_s - time.monotonic())
         finally:
             await asyncio.gather(self.close(), *(outlook.close() for outlook in self._outlooks.values()))
 
@@ -182,12 +184,16 @@ class Intake:
         if retry:
             self._library.forget_gone()
             self._retrying |= {path for path, last in known.items() if last.retry}
+        self._retrying |= {path for path, at_s in self._again_s.items() if at_s <= began_s}
+        self._again_s = {path: at_s for path, at_s in self._again_s.items() if at_s > began_s}
         self._note_absence(found, listings, known)
         changed = {
             path: stamp
             for path, (_, stamp) in found.items()
-            if path not in known or known[path].stamp != stamp or path in self._retrying
+            if path not in known or stamp.differs(known[path].stamp) or path in self._retrying
         }
+        same = ((path, stamp) for path, (_, stamp) in found.items() if path not in changed)
+        self._library.identify({path: stamp for path, stamp in same if stamp != known[path].stamp})
         settled = self._settling.settled(changed, began_s)
         self._set_busy(bool(changed))
         if changed and not settled:
@@ -269,7 +275,11 @@ class Intake:
         hidden = sum(any(is_below(path, folder) for folder in closed) for path in missing)
         said = f"{hidden} recording{'s' if hidden > 1 else ''} in {_some(closed)}" if hidden else ""
         reachable, self._out_of_reach = said != self._out_of_reach, said
-        back = [path for path, last in known.items() if last.gone and path in found and found[path][1] == last.stamp]
+        back = [
+            path
+            for path, last in known.items()
+            if last.gone and path in found and not found[path][1].differs(last.stamp)
+        ]
         if left or back:
             self._library.set_gone(left, gone=True)
             self._library.set_gone(back, gone=False)
@@ -282,12 +292,15 @@ class Intake:
         else:
             heard = last is not None and last.stamp.same_audio(stamp) and not last.retry
             sound = self._library.sound(path) if heard else None
-            request = Request(path=Path(path), folder=folder, language=self._language, sound=sound)
+            still_s = None if heard else abs(time.time() - stamp.mtime_ns / 1e9)  # of a clock that is ahead, too
+            request = Request(path=Path(path), folder=folder, language=self._language, sound=sound, still_s=still_s)
             answer = await self._ask(reader, request)
             if answer is None:
                 return
             reading = answer
         self._retrying.discard(path)
+        if reading.again_s is not None:
+            self._again_s[path] = time.monotonic() + reading.again_s
         self._library.record(path, stamp, reading)
         self.on_change()
 

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,11 +164,11 @@ class Library:
         """Every recording ever read, by absolute path."""
         return {
             row["path"]: Known(
-                Stamp(row["size_bytes"], row["mtime_ns"], row["texts"]),
+                Stamp(row["size_bytes"], row["mtime_ns"], row["texts"], row["identities"]),
                 bool(row["gone"]),
                 bool(row["retry"]),
             )
-            for row in self._db.execute("SELECT path, size_bytes, mtime_ns, texts, gone, retry FROM files")
+            for row in self._db.execute("SELECT path, size_bytes, mtime_ns, texts, identities, gone, retry FROM files")
         }
 
     def sound(self, path: str) -> Sound | None:
@@ -180,7 +180,7 @@ class Library:
         """Remember what was read from a recording as it stood at `stamp`. A new sound is given its side here."""
         values = {
             **vars(stamp),
-            **reading.model_dump(exclude={"clips", "sound", "reason"}),
+            **reading.model_dump(exclude={"clips", "sound", "reason", "again_s"}),
             "reason": "; ".join(filter(None, (reading.reason, self._nearly_the_same(path, reading.clips)))),
             "pcm_sha256": reading.sound and reading.sound.pcm_sha256,
             "sound": reading.sound and reading.sound.model_dump_json(),
@@ -190,13 +190,21 @@ class Library:
         with self._transaction():
             self._db.execute("DELETE FROM files WHERE path = ?", (path,))  # and with it what it held
             self._db.execute(
-                "INSERT INTO files (path, size_bytes, mtime_ns, texts, state, reason, duration_s, pcm_sha256, sound, "
-                "retry, read_at) VALUES (:path, :size_bytes, :mtime_ns, :texts, :state, :reason, :duration_s, "
-                ":pcm_sha256, :sound, :retry, :read_at)",
+                "INSERT INTO files (path, size_bytes, mtime_ns, texts, identities, state, reason, duration_s, "
+                "pcm_sha256, sound, retry, read_at) VALUES (:path, :size_bytes, :mtime_ns, :texts, :identities, "
+                ":state, :reason, :duration_s, :pcm_sha256, :sound, :retry, :read_at)",
                 values,
             )
             for clip in reading.clips:
                 self._record_clip(path, clip)
+
+    def identify(self, stamps: Mapping[str, Stamp]) -> None:
+        """These recordings, unchanged, are known by their stamps from now on: their disk was mounted anew, say."""
+        if not stamps:
+            return
+        values = [(stamp.identities, path) for path, stamp in stamps.items()]
+        with self._transaction():
+            self._db.executemany("UPDATE files SET identities = ? WHERE path = ?", values)
 
     def set_gone(self, paths: Sequence[str], gone: bool) -> None:
         """Recordings that left the folder, or came back unchanged. Their sounds keep their sides."""

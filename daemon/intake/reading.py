@@ -29,12 +29,17 @@ class Sound(_Line):
 
 
 class Request(_Line):
-    """Read this recording. `sound` is known where only its text changed; `language` is that of texts that name none."""
+    """Read this recording.
+
+    `sound` is known where only its text changed; `language` is that of texts that name none; `still_s` is how long
+    nobody has written to it, where that matters.
+    """
 
     path: Path
     folder: Path
     language: str = "en"
     sound: Sound | None = None
+    still_s: float | None = None
 
 
 class ReadClip(_Line):
@@ -54,7 +59,8 @@ class Reading(_Line):
     """What a recording holds.
 
     `reason` says in plain words why it is waiting or rejected, or what a person should know of a ready one. `sound`
-    is set for audio that was decoded whole. `retry`: the cause may pass without the file changing.
+    is set for audio that was decoded whole. `retry`: the cause may pass without the file changing, and will in
+    `again_s` where that is set.
     """
 
     state: State
@@ -63,3 +69,4 @@ class Reading(_Line):
     sound: Sound | None = None
     clips: tuple[ReadClip, ...] = ()
     retry: bool = False
+    again_s: float | None = None

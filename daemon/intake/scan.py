@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,15 +16,33 @@ from training.sync_names import is_conflict, is_temporary, placeholder_for
 
 @dataclass(frozen=True)
 class Stamp:
-    """What changes when a recording or its text does. `texts` names every text file that may speak for it."""
+    """What changes when a recording or its text does. `texts` names every text file that may speak for it.
+
+    `identities` are inode:ctime_ns of the recording, then of each text beside it: they tell files apart that were
+    swapped by name. Of one file each alone may change, the inode when some disks are mounted, the ctime by `chmod`;
+    of another both do. Unknown, and on file systems without them, they tell nothing.
+    """
 
     size_bytes: int
     mtime_ns: int
     texts: str
+    identities: str = ""
 
-    def same_audio(self, other: Stamp) -> bool:
+    def differs(self, known: Stamp) -> bool:
+        """Whether the recording or its text may be another than when it was known by that stamp."""
+        known_as = (known.size_bytes, known.mtime_ns, known.texts)
+        return (self.size_bytes, self.mtime_ns, self.texts) != known_as or any(self._others(known))
+
+    def same_audio(self, known: Stamp) -> bool:
         """Whether at most the text changed."""
-        return (self.size_bytes, self.mtime_ns) == (other.size_bytes, other.mtime_ns)
+        same = (self.size_bytes, self.mtime_ns) == (known.size_bytes, known.mtime_ns)
+        return same and not next(self._others(known), False)
+
+    def _others(self, known: Stamp) -> Iterator[bool]:
+        """Of each file whether it is another one."""
+        if self.identities != known.identities:
+            for mine, before in zip(self.identities.split(), known.identities.split(), strict=False):
+                yield all(map(operator.ne, mine.split(":"), before.split(":")))
 
 
 @dataclass
@@ -87,7 +106,9 @@ def scan(folder: Path) -> Listing:
             linked_folder = stat.S_ISLNK(status.st_mode) and os.path.isdir(path)  # noqa: PTH112
             if is_audio(name) or linked_folder:  # either is listed, so that the user hears of it
                 stem = os.path.splitext(name)[0]  # noqa: PTH122
-                listing.recordings[path] = Stamp(status.st_size, status.st_mtime_ns, texts.get(stem, "") + above)
+                marks, identities = texts.get(stem, ("", ""))
+                identities = _identity_of(status) + identities
+                listing.recordings[path] = Stamp(status.st_size, status.st_mtime_ns, marks + above, identities)
     return listing
 
 
@@ -119,7 +140,7 @@ class Settling:
         before, self._since = self._since, {}
         for path, stamp in changed.items():
             seen = before.get(path)
-            self._since[path] = seen if seen is not None and seen[0] == stamp else (stamp, now_s)
+            self._since[path] = seen if seen is not None and not stamp.differs(seen[0]) else (stamp, now_s)
         unsettled_s = [since_s for _, since_s in self._since.values() if now_s - since_s < self._settle_s]
         self.due_s = min(unsettled_s, default=now_s) + self._settle_s
         return sorted(path for path, (_, since_s) in self._since.items() if now_s - since_s >= self._settle_s)
@@ -157,14 +178,19 @@ def _joined(folder: str, name: str) -> str:
     return f"{folder.rstrip(os.sep)}{os.sep}{name}"
 
 
-def _texts_by_stem(found: Mapping[str, os.stat_result]) -> dict[str, str]:
-    """The text files of a folder by the stem they share with a recording."""
-    texts: dict[str, str] = {}
+def _texts_by_stem(found: Mapping[str, os.stat_result]) -> dict[str, tuple[str, str]]:
+    """Marks and identities of the text files of a folder by the stem they share with a recording."""
+    texts: dict[str, tuple[str, str]] = {}
     for name in sorted(found):
         stem, suffix = os.path.splitext(name)  # noqa: PTH122
         if suffix.lower() in TEXT_SUFFIXES:
-            texts[stem] = texts.get(stem, "") + _mark(name, found[name])
+            marks, identities = texts.get(stem, ("", ""))
+            texts[stem] = marks + _mark(name, found[name]), f"{identities} {_identity_of(found[name])}"
     return texts
+
+
+def _identity_of(status: os.stat_result) -> str:
+    return f"{status.st_ino}:{status.st_ctime_ns}"
 
 
 def _mark(name: str, status: os.stat_result) -> str:

@@ -75,6 +75,7 @@ MIGRATIONS = (
     ALTER TABLE file_clips ADD COLUMN fingerprint BLOB;  -- training.fingerprint of the sound
     CREATE INDEX files_by_state ON files (state, gone, read_at);
     """,
+    "ALTER TABLE files ADD COLUMN identities TEXT NOT NULL DEFAULT '';  -- of scan.Stamp; unknown where empty",
 )
 
 

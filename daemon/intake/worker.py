@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from daemon.intake.reading import READY_LINE, ReadClip, Reading, Request, Sound, State
 from idiolect.errors import AudioError, DatasetError, UnfinishedAudio
 from idiolect.whisper import MAX_S
-from training.audio import MIN_S, decode, decode_spans, duration_s, pcm_sha256
+from training.audio import MIN_S, decode, decode_spans, duration_s, has_open_end, pcm_sha256
 from training.clips import Clip, clips_of, find_texts, missing_text
 from training.fingerprint import fingerprint
 from training.quality import Finding, judge, measure, rejection, warnings
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
 
 MAX_MEMORY_BYTES = 2 << 30
+OPEN_END_S = 60.0
+"""So long a recording that does not say where it ends must have stood still: recorders pause, and some die."""
 MAX_CPU_S = 120
 """Processor time for one recording; two hours of audio take a few seconds."""
 _TELL_PROBLEMS = 3
@@ -63,6 +65,9 @@ def main() -> int:
 
 def _read_file(request: Request) -> Reading:
     path, problems = request.path, list[str]()
+    if request.still_s is not None and request.still_s < OPEN_END_S and has_open_end(path):
+        reason = f"it does not say where it ends: taken when nobody has written to it for {OPEN_END_S:.0f} s"
+        return Reading(state="waiting", reason=reason, retry=True, again_s=OPEN_END_S - request.still_s)
     texts = [text for text in find_texts(path, request.folder) if not text.is_symlink()]
     try:
         clips = clips_of(path, texts, request.folder, lambda _, reason: problems.append(reason))

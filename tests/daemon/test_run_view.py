@@ -69,6 +69,17 @@ def test_a_run_from_its_first_stage_to_its_end(printed: Screen, tmp_path: Path, 
     assert any(UNFINISHED.search(line) for line in lines) == (state == "failed")
 
 
+def test_a_busy_machine_is_no_news_every_half_minute(printed: Screen, tmp_path: Path) -> None:
+    with RunView(Paths.at(tmp_path)) as view:
+        for load in (98, 97, 51):
+            view.show("next", {"reason": f"nano; other programs use {load} % of the processor, the limit is 50 %"})
+        view.show("next", {"reason": "training nano"})
+        view.show("next", {"reason": "nano; other programs use 60 % of the processor, the limit is 50 %"})
+    said = [line.partition("next: ")[2] for line in printed.getvalue().splitlines() if "next: " in line]
+    assert [text.split(";")[0] for text in said] == ["nano", "training nano", "nano"]
+    assert "98 %" in said[0]
+
+
 def test_a_daemon_that_ends_in_the_middle_leaves_no_full_bar(printed: Screen, tmp_path: Path) -> None:
     with RunView(Paths.at(tmp_path)) as view:
         view.show("job", job("stage", name="train"))

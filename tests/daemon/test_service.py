@@ -206,6 +206,7 @@ def test_install_and_uninstall(installer: Installer, tools: Path, tmp_path: Path
         "--user enable --now idiolect.service",
         "--user status --no-pager idiolect.service",
         "--user disable --now idiolect.service",
+        "--user daemon-reload",
     ]
 
 

@@ -87,6 +87,68 @@ async def test_a_file_replaced_by_renaming_another_onto_it(house: House) -> None
     assert (after.text, after.pcm_sha256 == before.pcm_sha256) == (before.text, False)
 
 
+def swap(one: Path, other: Path) -> None:
+    aside = one.with_name(".aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+@pytest.mark.parametrize("swapped", [".wav", ".txt"])
+async def test_files_of_one_size_and_time_swapped_by_name(house: House, swapped: str) -> None:
+    paths = [house.put(f"{name}.wav", f"call {name}", seed=seed) for seed, name in enumerate(("mum", "dad"))]
+    for path in house.folder.iterdir():
+        os.utime(path, ns=(0, 10**18))
+    await house.intake.rescan()
+    before = {clip.pcm_sha256: clip.text for clip in house.library.ready_clips()}
+
+    swap(paths[0].with_suffix(swapped), paths[1].with_suffix(swapped))
+    await house.intake.rescan()
+
+    after = {clip.pcm_sha256: clip.text for clip in house.library.ready_clips()}
+    assert after == dict(zip(before, reversed(before.values()), strict=True))
+
+
+async def test_other_permissions_are_no_change(house: House) -> None:
+    path = house.put("a.wav")
+    await house.intake.rescan()
+    read_at = house.library.last_arrival()
+
+    path.chmod(0o600)
+    path.with_suffix(".txt").chmod(0o600)
+    await house.intake.rescan()
+    assert house.library.last_arrival() == read_at
+
+
+def of_a_dead_recorder(path: Path) -> Path:
+    """A WAV whose writer never came to fill in its size."""
+    data = path.read_bytes()
+    path.write_bytes(data[:40] + bytes(4) + data[44:])
+    return path
+
+
+async def test_a_recording_without_an_end_waits_until_it_stood_still(house: House) -> None:
+    path = of_a_dead_recorder(house.put("a.wav", seconds=2))
+    await house.intake.rescan()
+    assert house.reasons() == {
+        "a.wav": "waiting: it does not say where it ends: taken when nobody has written to it for 60 s"
+    }
+
+    minute_ago_s = path.stat().st_mtime - 61
+    os.utime(path, (minute_ago_s, minute_ago_s))
+    await house.intake.rescan()
+    (clip,) = house.library.ready_clips()
+    assert clip.duration_s == 2.0
+
+
+async def test_a_recording_without_an_end_is_looked_at_again_by_itself(house: House) -> None:
+    path = of_a_dead_recorder(house.put("a.wav", seconds=2))
+    just_short_s = path.stat().st_mtime - 58
+    os.utime(path, (just_short_s, just_short_s))
+    async with house.running():  # nothing tells of a change; the next look by itself would be in an hour
+        await house.until(lambda: house.library.counts().ready == 1)
+
+
 async def test_hard_links_count_once(house: House) -> None:
     path = house.put("a.wav")
     (house.folder / "b.wav").hardlink_to(path)

@@ -14,7 +14,7 @@ from idiolect.errors import UsageError
 from training.quality import Measures
 from training.split import Side, side
 
-STAMP = Stamp(10, 20, "a.txt")
+STAMP = Stamp(10, 20, "a.txt", "1:2 3:4")
 
 
 @pytest.fixture
@@ -64,6 +64,15 @@ def test_the_file_is_private_and_outlives_the_process(tmp_path: Path) -> None:
     assert second.sound("/r/a.wav") == ready("a").sound
     assert second.sound("/r/b.wav") is None
     second.close()
+
+
+def test_a_recording_on_a_disk_mounted_anew_is_the_same(library: Library) -> None:
+    library.record("/r/a.wav", STAMP, ready("a"))
+    read_at = library.last_arrival()
+    anew = Stamp(10, 20, "a.txt", "5:2 6:4")
+    library.identify({"/r/a.wav": anew})
+    assert library.known()["/r/a.wav"].stamp == anew
+    assert library.last_arrival() == read_at
 
 
 def test_the_same_sound_counts_once_whoever_holds_it(library: Library) -> None:
@@ -261,7 +270,8 @@ def test_thousands_of_recordings_are_no_burden(library: Library) -> None:
             digest = f"{i:064x}"
             library._db.execute("INSERT INTO clips VALUES (?, 'train')", (digest,))
             library._db.execute(
-                "INSERT INTO files VALUES (?, 1, 1, '', 'ready', '', 2.0, ?, 0, 0, ?, NULL)", (f"/r/{i}.wav", digest, i)
+                "INSERT INTO files VALUES (?, 1, 1, '', 'ready', '', 2.0, ?, 0, 0, ?, NULL, '')",
+                (f"/r/{i}.wav", digest, i),
             )
             library._db.execute(
                 "INSERT INTO file_clips VALUES (?, ?, 0, NULL, 2.0, ?, ?, NULL, NULL)",

@@ -36,6 +36,23 @@ def test_a_text_that_comes_or_changes_changes_the_stamp(tmp_path: Path, text: st
     assert (before[other] == changed[other]) == text.startswith("sub/")
 
 
+@pytest.mark.parametrize(
+    ("now", "differs", "same_audio"),
+    [
+        ("1:10 2:20", False, True),
+        ("9:10 8:20", False, True),  # a disk that numbers its files anew
+        ("1:99 2:99", False, True),  # chmod, a hard link
+        ("9:99 2:20", True, False),
+        ("1:10 9:99", True, True),
+        ("", False, True),
+    ],
+)
+def test_another_file_of_one_size_and_time(now: str, differs: bool, same_audio: bool) -> None:
+    known, stamp = Stamp(1, 1, "t", "1:10 2:20"), Stamp(1, 1, "t", now)
+    assert (stamp.differs(known), stamp.same_audio(known)) == (differs, same_audio)
+    assert not known.differs(Stamp(1, 1, "t"))  # of a library that did not know yet
+
+
 def test_links_are_listed_and_not_followed(tmp_path: Path) -> None:
     touch(tmp_path / "outside" / "a.wav")
     inside = tmp_path / "inside"

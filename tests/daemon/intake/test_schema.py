@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from daemon.intake.intake import Intake
 from daemon.intake.library import Library
+from daemon.intake.reader import Reader
+from daemon.intake.scan import scan
 from daemon.intake.schema import MIGRATIONS
 
 FIRST = """
@@ -32,6 +36,29 @@ def old(db: Path, version: int) -> None:
         if version:
             connection.executescript(FIRST)
         connection.execute(f"PRAGMA user_version = {version}")
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+async def test_no_recording_is_read_again_because_of_a_step(tmp_path: Path, version: int) -> None:
+    folder, db = tmp_path / "recordings", tmp_path / "library.sqlite3"
+    folder.mkdir()
+    (folder / "a.wav").write_bytes(b"not even audio")
+    (folder / "a.txt").write_text("a b")
+    ((path, stamp),) = scan(folder).recordings.items()
+    old(db, version)
+    with closing(sqlite3.connect(db)) as connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        values = (path, stamp.size_bytes, stamp.mtime_ns, f"{stamp.texts}en")
+        connection.execute("UPDATE files SET path = ?, size_bytes = ?, mtime_ns = ?, texts = ?", values)
+        connection.execute("UPDATE file_clips SET path = ?", values[:1])
+        connection.commit()
+    library = Library(db)
+    intake = Intake(library, [folder], 0.0, 3600, reader=Reader((sys.executable, "-c", "exit(1)")))
+    await intake.rescan()
+    assert intake.warnings == ()
+    assert library.counts().ready == 1
+    assert library.known()[path].stamp.identities == stamp.identities
+    library.close()
 
 
 def tables(db: Path) -> dict[str, list[tuple[object, ...]]]:
