@@ -98,13 +98,16 @@ def export_model(
     is larger than it takes, and what the runtime refuses. Raises UsageError, CheckpointError, ExportError,
     RuntimeFailed."""
     import exporters
-    from device_profiles import unreadable
+    from device_profiles import FORMATS, unreadable
 
     profile = profile_named(paths, profile_name)[1] if profile_name is not None else None
     if profile is not None:
         format, quantization = format or profile.format, quantization or profile.quantization
         if not force and not profile.force_format and (reason := unreadable(profile.name, format)):
             raise UsageError(reason, f"leave --format out, or write it all the same: --profile {profile.name} --force")
+    if format in FORMATS and quantization is None:
+        kinds = ", ".join(FORMATS[format])
+        raise UsageError(f"--quant is missing: how {format} stores weights", f"choose one of {kinds}")
     if format is None or quantization is None:
         raise UsageError(
             "what to export is not said", "--profile android-futo, or --format ggml --quant q5_0 --outfile F"

@@ -225,6 +225,7 @@ def test_models_and_profiles_are_listed(home: Path) -> None:
         (["train", "--model", "nano", "--data", "nowhere", "--output", "out"], "no such folder"),
         (["train", "--model", "nano"], "--data is missing"),
         (["export", "nano"], "what to export is not said"),
+        (["export", "nano", "--format", "onnx"], "choose one of fp32, fp16, int8"),
         (["export", "nano", "--profile", "nope"], "choose one of android-futo"),
         (["export", "nano", "--format", "ggml", "--quant", "q9"], "q9"),
         (["models", "fetch", "tinny"], "no base model is called 'tinny'"),

@@ -1,8 +1,9 @@
-"""Every quantisation is loaded and heard in the runtime that will load it; Core ML's by `benchmarks.coreml`."""
+"""Every quantisation is heard in the runtime that will load it, Core ML's in the evaluator of its programs."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import device_profiles
 from exporters import export_to
 from exporters.runtimes import open_artifact
 from idiolect.transcriber import DecodingOptions
+from tests.exporters.helpers import NEEDS_COREML
 
 RUNTIMES = {
     "ggml": "pywhispercpp",
@@ -32,14 +34,39 @@ CLIPS = ("human/digits_120.ogg", "human/digits_121.ogg")
     [(f, q) for f in RUNTIMES for q in device_profiles.FORMATS[f] if (f, q) not in ELSEWHERE],
 )
 def test_it_is_heard(nano: Path, voices: Path, tmp_path: Path, format: str, quantization: str) -> None:
+    if find_spec(RUNTIMES[format]) is None:
+        pytest.skip(f"needs {RUNTIMES[format]}")
+    export_to(nano, format, quantization, tmp_path / "model")
+    _hear(tmp_path / "model", voices)
+
+
+@NEEDS_COREML
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["int8", "palette6"])  # f16: test_coreml_runtime.py
+def test_compressed_core_ml_is_heard(nano_coreml: Path, voices: Path, tmp_path: Path, quantization: str) -> None:
+    """float16's programs, compressed and saved as the export does: converting them once more takes a minute."""
+    import coremltools as ct
+
+    from exporters.coreml_check import check_coreml
+    from exporters.coreml_convert import _COMPRESSIONS, _save
+
+    folder, before = tmp_path / "nano_whisper-base", tmp_path / "f16"
+    for place in (folder, before):
+        shutil.copytree(nano_coreml, place)
+    for part in ("AudioEncoder", "TextDecoder"):
+        package = folder / f"{part}.mlpackage"
+        shutil.rmtree(package)
+        _save(_COMPRESSIONS[quantization](ct.models.MLModel(str(before / package.name), skip_model_load=True)), package)
+    assert check_coreml(folder).quantization == quantization
+    _hear(folder, voices)
+
+
+def _hear(model: Path, voices: Path) -> None:
     from training.audio import decode
     from training.scoring import error_rates
 
-    if find_spec(RUNTIMES[format]) is None:
-        pytest.skip(f"needs {RUNTIMES[format]}")
     said = {row["file_name"]: row["text"] for row in map(json.loads, _rows(voices / "human"))}
-    export_to(nano, format, quantization, tmp_path / "model")
-    transcriber = open_artifact(tmp_path / "model", threads=1)
+    transcriber = open_artifact(model, threads=1)
     try:
         options = DecodingOptions(audio_context="full")
         heard = [
