@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import pytest
 
 import device_profiles
 from exporters import export_to
+from exporters.coreml_check import check_coreml
 from exporters.runtimes import open_artifact
+from idiolect.files import folder_bytes
 from idiolect.transcriber import DecodingOptions
 from tests.exporters.helpers import NEEDS_COREML
 
@@ -40,25 +44,49 @@ def test_it_is_heard(nano: Path, voices: Path, tmp_path: Path, format: str, quan
     _hear(tmp_path / "model", voices)
 
 
-@NEEDS_COREML
-@pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["int8", "palette6"])  # f16: test_coreml_runtime.py
-def test_compressed_core_ml_is_heard(nano_coreml: Path, voices: Path, tmp_path: Path, quantization: str) -> None:
-    """float16's programs, compressed and saved as the export does: converting them once more takes a minute."""
-    import coremltools as ct
+COMPRESS = """
+import sys
+from pathlib import Path
+import coremltools as ct
+from exporters.coreml_convert import _COMPRESSIONS, _save
+source, folder = map(Path, sys.argv[1:])
+for quantization in ("int8", "palette6"):
+    for name in ("AudioEncoder.mlpackage", "TextDecoder.mlpackage"):
+        model = ct.models.MLModel(str(source / name), skip_model_load=True)
+        _save(_COMPRESSIONS[quantization](model), folder / f"{quantization}_whisper-base" / name)
+"""
 
-    from exporters.coreml_check import check_coreml
-    from exporters.coreml_convert import _COMPRESSIONS, _save
 
-    folder, before = tmp_path / "nano_whisper-base", tmp_path / "f16"
-    for place in (folder, before):
-        shutil.copytree(nano_coreml, place)
-    for part in ("AudioEncoder", "TextDecoder"):
-        package = folder / f"{part}.mlpackage"
-        shutil.rmtree(package)
-        _save(_COMPRESSIONS[quantization](ct.models.MLModel(str(before / package.name), skip_model_load=True)), package)
-    assert check_coreml(folder).quantization == quantization
-    _hear(folder, voices)
+@pytest.fixture(scope="module")
+def compressed(nano_coreml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of nano for WhisperKit in int8 and in palette6."""
+    folder = tmp_path_factory.mktemp("compressed")
+    shutil.copytree(nano_coreml, folder / "f16")  # coremltools writes into what it opens
+    for quantization in ("int8", "palette6"):
+        parts = shutil.ignore_patterns("AudioEncoder*", "TextDecoder*")
+        shutil.copytree(nano_coreml, folder / f"{quantization}_whisper-base", ignore=parts)
+    command = [sys.executable, "-c", COMPRESS, str(folder / "f16"), str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+class TestCoreMl:
+    """float16's programs (heard in test_coreml_runtime.py), compressed and saved as the export does: to convert them
+    once more would take a minute."""
+
+    pytestmark = NEEDS_COREML
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("quantization", ["int8", "palette6"])
+    def test_it_is_heard(self, compressed: Path, voices: Path, quantization: str) -> None:
+        folder = compressed / f"{quantization}_whisper-base"
+        assert check_coreml(folder).quantization == quantization
+        _hear(folder, voices)
+
+    @pytest.mark.slow
+    def test_palettes_are_smaller(self, compressed: Path) -> None:
+        int8, palette6 = (folder_bytes(compressed / f"{name}_whisper-base") for name in ("int8", "palette6"))
+        assert palette6 < 0.9 * int8
 
 
 def _hear(model: Path, voices: Path) -> None:
