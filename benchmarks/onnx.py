@@ -2,6 +2,10 @@
 
 `python -m benchmarks.onnx`; exit status 1 when a limit is missed. The weights are random: size and speed do not depend
 on them. The peers need `pip install "idiolect[peers]"`; without them the status is 1 as well.
+
+Over 1500 positions a step of either model also reads 37 MB of float32 keys and values, beside our 45 MB of weights:
+there the memory's pace decides by how much int8 is quicker than onnxruntime's (2.1 to 3.1 × on one shared machine), at
+the 160 positions of a short clip the arithmetic does (2.9 to 3.5 ×).
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def export(
     quant: Annotated[str | None, typer.Option(help="Quantisation, such as q5_0 (ggml) or int8 (onnx).")] = None,
     outfile: Annotated[Path | None, typer.Option(help="File or folder to write.")] = None,
     force: Annotated[
-        bool, typer.Option(help="Also what the device does not read, or is larger than its profile takes.")
+        bool,
+        typer.Option(help="Also what the device does not read, is too large for it, or its runtime refuses."),
     ] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Instead make every quantisation of the format and hear what each costs.")
@@ -58,13 +59,15 @@ def export(
 
     with progress_reporter() as reporter, stopping_on_interrupt(reporter):
         reporter.stage("export")
-        file, made = export_model(Paths.at(None), model, profile, format, quant, outfile, reporter, force)
+        file, made, checked = export_model(Paths.at(None), model, profile, format, quant, outfile, reporter, force)
     if json:
-        print_json({"path": str(file), "files": [vars(each) for each in made]})
+        runtime = vars(checked) if checked else None
+        print_json({"path": str(file), "files": [vars(each) for each in made], "checked": runtime})
         return
     size = megabytes(sum(each.size_bytes for each in made))
     what = f"sha256 {made[0].sha256}" if len(made) == 1 else f"{len(made)} files"
-    out.print(f"{file}: {size}, {what}", markup=False, soft_wrap=True)
+    loads = f"; loads in {checked.runtime}" if checked else ""
+    out.print(f"{file}: {size}, {what}{loads}", markup=False, soft_wrap=True)
 
 
 _COMPARING = ("data", "vocabulary", "audio_context", "language", "html")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from daemon.config import example, load
 from daemon.paths import Paths
 from daemon.work.spec import load_result
-from idiolect.errors import ExportError, UsageError
+from idiolect.errors import ExportError, IdiolectError, MissingExtra, RuntimeFailed, UsageError
 from idiolect.files import write_text
 from training import base_models
 
 if TYPE_CHECKING:
     from device_profiles import Profile
-    from exporters import ExportedFile
+    from exporters import Checked, ExportedFile
     from idiolect.child import Reporter
 
 _FILE_ENDS = {"ggml": ".bin", "gguf": ".gguf"}  # the other formats are folders
@@ -92,17 +92,22 @@ def export_model(
     outfile: Path | None,
     reporter: Reporter,
     force: bool = False,
-) -> tuple[Path, tuple[ExportedFile, ...]]:
-    """Export by profile or by format, to a file or folder; explicit values win. `force`: also what the device of the
-    profile is known not to read, and what is larger than it takes. Raises UsageError, CheckpointError, ExportError."""
+) -> tuple[Path, tuple[ExportedFile, ...], Checked | None]:
+    """Export by profile or by format, to a file or folder; explicit values win. It is loaded in its runtime, where
+    that is installed, else the reporter warns. `force`: also what the device of the profile is known not to read, what
+    is larger than it takes, and what the runtime refuses. Raises UsageError, CheckpointError, ExportError,
+    RuntimeFailed."""
     import exporters
-    from device_profiles import unreadable
+    from device_profiles import FORMATS, unreadable
 
     profile = profile_named(paths, profile_name)[1] if profile_name is not None else None
     if profile is not None:
         format, quantization = format or profile.format, quantization or profile.quantization
         if not force and not profile.force_format and (reason := unreadable(profile.name, format)):
             raise UsageError(reason, f"leave --format out, or write it all the same: --profile {profile.name} --force")
+    if format in FORMATS and quantization is None:
+        kinds = ", ".join(FORMATS[format])
+        raise UsageError(f"--quant is missing: how {format} stores weights", f"choose one of {kinds}")
     if format is None or quantization is None:
         raise UsageError(
             "what to export is not said", "--profile android-futo, or --format ggml --quant q5_0 --outfile F"
@@ -117,14 +122,38 @@ def export_model(
         what = f"a folder, and {format} is one file" if format in _FILE_ENDS else "a folder with something in it"
         raise UsageError(f"{outfile} is {what}", "move it away, or name another: --outfile F")
     made = exporters.export_to(folder, format, quantization, outfile, reporter)
-    size_mb = sum(file.size_bytes for file in made) / 1e6
-    if profile and not force and size_mb > profile.max_size_mb:
+    try:
+        if profile and not force:
+            _check_size(profile, made)
+        return outfile, made, _loaded(outfile, reporter, force)
+    except IdiolectError:
         shutil.rmtree(outfile) if outfile.is_dir() else outfile.unlink()
+        raise
+
+
+def _check_size(profile: Profile, made: Sequence[ExportedFile]) -> None:
+    size_mb = sum(file.size_bytes for file in made) / 1e6
+    if size_mb > profile.max_size_mb:
         raise ExportError(
             f"{size_mb:.1f} MB are more than the {profile.max_size_mb:g} MB (max_size_mb) of profile {profile.name}",
             "choose another --quant, raise the limit in the profile, or write it all the same: --force",
         )
-    return outfile, made
+
+
+def _loaded(outfile: Path, reporter: Reporter, force: bool) -> Checked | None:
+    """What its runtime says of an export; None, with a warning, where it says nothing."""
+    import exporters
+
+    reporter.stage("load")
+    try:
+        return exporters.load(outfile)
+    except MissingExtra as error:
+        reporter.warning(f"{outfile} was not loaded: {error.message}; {error.hint}")
+    except RuntimeFailed as error:
+        if not force:
+            raise RuntimeFailed(error.message, f"{error.hint}; it was not kept (--force keeps it)") from error
+        reporter.warning(f"{outfile}: {error.message}")
+    return None
 
 
 def _end(format: str) -> str:

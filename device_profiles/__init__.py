@@ -49,7 +49,12 @@ class Profile(BaseModel):
         float, Field(ge=0, le=1, description="largest rise of the word error rate over the checkpoint, as a fraction")
     ]
     min_speed_x: Annotated[
-        float, Field(ge=0, le=10_000, description="times real time on the checking machine; slower is a warning")
+        float,
+        Field(
+            ge=0,
+            le=10_000,
+            description="times real time on the checking machine, the median of the clips heard; slower is a warning",
+        ),
     ]
     enforce_speed: Annotated[bool, Field(description="refuse a slower artifact instead of warning")] = False
     filename: Annotated[

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,6 +15,7 @@ from idiolect.files import replacing_folder, safe_join, sha256_file
 
 if TYPE_CHECKING:
     from device_profiles import Profile
+    from idiolect.transcriber import Transcriber
 
 Writer: TypeAlias = Callable[[Path, str, Path, Reporter], None]
 
@@ -43,7 +45,21 @@ class ExportedFile:
 
 
 @dataclass(frozen=True)
-class Export:
+class Checked:
+    """What an artifact did in the runtime that loads it.
+
+    `runtime`: name and version. `numbers`, by name: `load_s` where it was only loaded; where it heard recordings, what
+    they gave (`wer`, `cer`, `loops`: fractions; `speed_x`: times real time; …). `not_checked`: what only other
+    hardware can tell.
+    """
+
+    runtime: str
+    numbers: Mapping[str, float]
+    not_checked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Artifact:
     """A finished artifact, made for the profile of that name: the file or folder `name` in `folder`."""
 
     profile: str
@@ -52,6 +68,7 @@ class Export:
     folder: Path
     name: str
     files: tuple[ExportedFile, ...]
+    checked: Checked
 
     @property
     def path(self) -> Path:
@@ -59,15 +76,43 @@ class Export:
         return self.folder / self.name
 
 
-def export(checkpoint: Path, profile: Profile, out: Path, reporter: Reporter | None = None) -> Export:
+def load(path: Path) -> Checked:
+    """Load an exported file or folder in its own runtime, in a child process, and nothing more.
+
+    Raises ArtifactError (its reader refuses it), MissingExtra, RuntimeFailed (the runtime does).
+    """
+    from exporters.apart import open_apart
+
+    started = time.perf_counter()
+    transcriber = open_apart(path)
+    load_s = time.perf_counter() - started
+    transcriber.close()
+    return Checked(transcriber.runtime, {"load_s": load_s}, unchecked_by(transcriber))
+
+
+def unchecked_by(transcriber: Transcriber) -> tuple[str, ...]:
+    """What a runtime cannot tell here of what the device will do; most run as they do there."""
+    told: tuple[str, ...] = getattr(transcriber, "not_checked", ())
+    return told
+
+
+def export(
+    checkpoint: Path,
+    profile: Profile,
+    out: Path,
+    reporter: Reporter | None = None,
+    check: Callable[[Path], Checked] = load,
+) -> Artifact:
     """Write the profile's artifact as folder `out`, whole or not at all; what stood there is replaced.
 
-    Raises what `export_to` raises.
+    `check` runs it in its runtime before it takes that place. Raises what `export_to` and `check` raise.
     """
     name = profile.artifact_name()
     with replacing_folder(out) as folder:
-        files = export_to(checkpoint, profile.format, profile.quantization, safe_join(folder, name), reporter)
-    return Export(profile.name, profile.format, profile.quantization, out, name, files)
+        path = safe_join(folder, name)
+        files = export_to(checkpoint, profile.format, profile.quantization, path, reporter)
+        checked = check(path)
+    return Artifact(profile.name, profile.format, profile.quantization, out, name, files, checked)
 
 
 def export_to(

@@ -9,23 +9,28 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporters import unchecked_by
 from exporters.kinds import dims_of, kind_of
 from exporters.runtimes import InChild, open_artifact
 from exporters.serving import serve
+from idiolect.errors import require
 from idiolect.transcriber import DecodingOptions, Transcriber
 
 if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
 
-IN_PROCESS = frozenset({"onnx", "coreml"})
-"""Kinds whose runtime `open_artifact` loads into the asking process; the others have children of their own."""
+IN_PROCESS = {"onnx": ("onnxruntime", "onnx"), "coreml": ("coremltools", "coreml")}
+"""Kinds whose runtime `open_artifact` loads into the asking process, with what is imported and the extra that installs
+it; the others have children of their own."""
 
 
 def open_apart(path: Path, threads: int = 0) -> Transcriber:
     """`open_artifact` in a child process, whatever the runtime. Raises what that raises."""
     path = path.resolve()
-    if kind_of(path).name not in IN_PROCESS:
+    kind = kind_of(path).name
+    if kind not in IN_PROCESS:
         return open_artifact(path, threads)
+    require(*IN_PROCESS[kind])
     return Apart(path, dims_of(path).n_vocab, threads)
 
 
@@ -43,7 +48,7 @@ def main() -> int:
 class _Model:
     def __init__(self, path: str) -> None:
         self._transcriber = open_artifact(Path(path))
-        self.runtime = self._transcriber.runtime
+        self.runtime, self.not_checked = self._transcriber.runtime, unchecked_by(self._transcriber)
 
     def answer(self, request: dict[str, Any], samples: Pcm) -> dict[str, Any]:
         context = "dynamic" if request["audio_context"] else "full"

@@ -58,7 +58,9 @@ class InChild:
         self._special = special_tokens(n_vocab)
         self._child = _Child([sys.executable, "-m", self.module, str(path)], self.program)
         self._threads = threads
-        self.runtime: str = self._child.ask(b"", f"loading {self.name}")["runtime"]
+        hello = self._child.ask(b"", f"loading {self.name}")
+        self.runtime: str = hello["runtime"]
+        self.not_checked = tuple(hello["not_checked"])
         self._peak_bytes = 0
 
     def transcribe(self, pcm: Pcm, options: DecodingOptions = _DEFAULTS) -> Transcription:

@@ -2,8 +2,8 @@
 
 Requests on stdin: a JSON line `{"samples", "language", "audio_context", "timestamps", "threads"}` (`audio_context` in
 encoder positions, 0 for all), then that many float32 samples. Answers on a duplicate of stdout, one JSON line each:
-first `{"runtime"}` when the model is loaded, then `{"text", "compute_s", "peak_bytes"}` or `{"error"}`. End of stdin
-ends it. The parent's end is in `exporters.runtimes`.
+first `{"runtime", "not_checked"}` when the model is loaded, then `{"text", "compute_s", "peak_bytes"}` or `{"error"}`.
+End of stdin ends it. The parent's end is in `exporters.runtimes`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def serve(load: Callable[[str], Model]) -> int:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # native libraries print on stdout
     model = load(sys.argv[1])
-    out.write(json.dumps({"runtime": model.runtime}) + "\n")
+    out.write(json.dumps({"runtime": model.runtime, "not_checked": getattr(model, "not_checked", ())}) + "\n")
     for request, data in _requests(sys.stdin.buffer):
         answer = model.answer(request, np.frombuffer(data, np.float32))
         out.write(json.dumps({**answer, "peak_bytes": peak_bytes()}) + "\n")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import device_profiles
 from daemon import config
+from daemon.home import export_model
+from daemon.paths import Paths
+from idiolect.child import CallbackReporter, Message
+from idiolect.errors import RuntimeFailed
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +59,9 @@ def test_home_counts_wherever_it_stands(home: Path, tmp_path: Path) -> None:
 @pytest.mark.torch
 def test_an_export_is_named_after_what_it_is_and_replaces_nothing_unasked(home: Path, tmp_path: Path) -> None:
     command = ["export", "nano", "--profile", "android-futo", "--quant", "q5_0"]
-    assert idiolect(*command, home=home, cwd=tmp_path).returncode == 0
+    made = idiolect(*command, home=home, cwd=tmp_path)
+    assert made.returncode == 0
+    assert "; loads in whisper.cpp 1." in made.stdout
     assert [path.name for path in tmp_path.glob("*.bin")] == ["idiolect-nano-q5_0.bin"]
     again = idiolect(*command, home=home, cwd=tmp_path)
     assert again.returncode == 2
@@ -85,6 +93,41 @@ def test_an_export_larger_than_its_profile_takes_is_not_left(home: Path, tmp_pat
     assert not list(tmp_path.glob("*.bin"))
     assert idiolect(*command, "--force", home=home, cwd=tmp_path).returncode == 0
     assert [path.name for path in tmp_path.glob("*.bin")] == ["idiolect-nano-q4_0.bin"]
+
+
+def _exported(home: Path, outfile: Path, force: bool = False) -> list[str]:
+    """What an export of nano warned of."""
+    seen: list[Message] = []
+    reporter = CallbackReporter(seen.append)
+    export_model(Paths.at(home), "nano", None, "ggml", "q4_0", outfile, reporter, force)
+    return [message.data["message"] for message in seen if message.kind == "warning"]
+
+
+@pytest.mark.torch
+def test_an_export_whose_runtime_is_not_here_says_how_to_get_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (told,) = _exported(home, tmp_path / "me.bin")
+    assert "was not loaded" in told
+    assert 'pip install "idiolect[whispercpp]"' in told
+    assert (tmp_path / "me.bin").exists()
+
+
+@pytest.mark.torch
+def test_an_export_that_its_runtime_refuses_is_not_left(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> Any:  # noqa: ANN401
+        raise RuntimeFailed(f"whisper.cpp was killed by SIGABRT while loading {path.name}")
+
+    monkeypatch.setattr("exporters.load", refuse)
+    with pytest.raises(RuntimeFailed, match="killed by SIGABRT") as caught:
+        _exported(home, tmp_path / "me.bin")
+    assert "--force keeps it" in caught.value.hint
+    assert not (tmp_path / "me.bin").exists()
+    assert "killed by SIGABRT" in _exported(home, tmp_path / "me.bin", force=True)[0]
+    assert (tmp_path / "me.bin").exists()
 
 
 def test_one_file_takes_the_place_of_no_folder(home: Path, tmp_path: Path) -> None:
@@ -182,6 +225,7 @@ def test_models_and_profiles_are_listed(home: Path) -> None:
         (["train", "--model", "nano", "--data", "nowhere", "--output", "out"], "no such folder"),
         (["train", "--model", "nano"], "--data is missing"),
         (["export", "nano"], "what to export is not said"),
+        (["export", "nano", "--format", "onnx"], "choose one of fp32, fp16, int8"),
         (["export", "nano", "--profile", "nope"], "choose one of android-futo"),
         (["export", "nano", "--format", "ggml", "--quant", "q9"], "q9"),
         (["models", "fetch", "tinny"], "no base model is called 'tinny'"),

@@ -20,7 +20,6 @@ import exporters.coreml
 from exporters.checkpoint import read_dims
 from exporters.coreml import write
 from exporters.coreml_check import CoremlInfo, check_coreml
-from exporters.mlpackage import read_package
 from idiolect.child import CallbackReporter, Message, Reporter
 from idiolect.errors import CheckpointError, ExportError, JobStopped, MissingExtra, UsageError
 from idiolect.files import folder_bytes
@@ -76,13 +75,6 @@ def _encoder(checkpoint: Path, quantization: str, place: Path) -> str:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdout is not None
         return child.stdout.read().decode()  # the end of stdin would ask it to stop
-
-
-def test_palettes_are_smaller(whole: Path, small_coreml: Path, tmp_path: Path) -> None:
-    _encoder(whole, "palette6", tmp_path)
-    package = tmp_path / "AudioEncoder.mlpackage"
-    assert "constexpr_lut_to_dense" in read_package(package).ops
-    assert folder_bytes(package) < 0.95 * folder_bytes(small_coreml / package.name)
 
 
 def test_the_same_weights_give_the_same_bytes(whole: Path, small_coreml: Path, tmp_path: Path) -> None:

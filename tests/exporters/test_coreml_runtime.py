@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -135,6 +135,34 @@ class TestNano:
             with pytest.raises(UsageError, match="PCM of shape"):
                 model.transcribe(wrong)  # type: ignore[arg-type]
         assert model.transcribe(np.zeros(0, np.float32)).duration_s == 0
+
+    def test_on_a_mac_core_ml_itself_is_asked(
+        self, nano_coreml: Path, model: WhisperKit, clips: list[Pcm], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Our evaluator stands in for what only a Mac has, and takes what Core ML would."""
+        import coremltools as ct
+
+        from exporters.coreml_check import check_coreml
+        from exporters.mil import Program
+        from exporters.whisperkit import contract
+
+        class MLModel:
+            def __init__(self, path: str) -> None:
+                info = check_coreml(nano_coreml)
+                self._program = Program(Path(path), {"encoder_output_embeds"})
+                self._contract = contract(Path(path).stem, info.dims, info.alignment)
+
+            def predict(self, inputs: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+                given = [(name, value.shape, value.dtype.name) for name, value in inputs.items()]
+                assert sorted(given) == sorted((f.name, f.shape, f.dtype) for f in self._contract.inputs)
+                found = self._program(inputs)
+                return {f.name: found[f.name].astype(f.dtype) for f in self._contract.outputs}
+
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setattr(ct.models, "MLModel", MLModel)
+        asked = open_coreml(nano_coreml)
+        assert asked.runtime.startswith("Core ML on macOS")
+        assert asked.transcribe(clips[0]).text == model.transcribe(clips[0]).text
 
     def test_a_damaged_folder_is_not_opened(self, nano_coreml: Path, tmp_path: Path) -> None:
         import shutil

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import device_profiles
-from exporters import FORMATS, export, export_file
+from exporters import FORMATS, Checked, export, export_file
 from exporters.ctranslate2_file import QUANTIZATIONS as CT2_QUANTIZATIONS
 from exporters.huggingface import QUANTIZATIONS as HF_QUANTIZATIONS
 from exporters.kinds import imported, kind_of
@@ -18,7 +18,7 @@ from exporters.layout import QUANTIZATIONS
 from exporters.onnx_models import QUANTIZATIONS as ONNX_QUANTIZATIONS
 from exporters.readers import check_ggml
 from exporters.sherpa import QUANTIZATIONS as SHERPA_QUANTIZATIONS
-from idiolect.errors import CheckpointError, UsageError
+from idiolect.errors import CheckpointError, RuntimeFailed, UsageError
 from tests.exporters.helpers import make_checkpoint
 
 
@@ -34,21 +34,46 @@ def test_profiles_and_exporters_know_the_same_formats() -> None:
 
 def test_export_writes_the_profiles_file(small: Path, tmp_path: Path) -> None:
     profile = device_profiles.load(overrides={"android-futo": {"tier": "nano"}})["android-futo"]
-    done = export(small, profile, tmp_path / "out")
+    heard = Checked("whisper.cpp 1.8.5", {"wer": 0.1, "speed_x": 31.0}, ("speed on a phone",))
+
+    def check(path: Path) -> Checked:
+        assert check_ggml(path).quantization == "q4_0"
+        assert not (tmp_path / "out").exists()  # nobody takes it for checked before it is
+        return heard
+
+    done = export(small, profile, tmp_path / "out", check=check)
     path = tmp_path / "out" / "idiolect-nano-q4_0.bin"
     assert list((tmp_path / "out").iterdir()) == [path]
     assert (done.profile, done.format, done.quantization, done.folder) == ("android-futo", "ggml", "q4_0", path.parent)
     (file,) = done.files
     assert (file.path, file.size_bytes, file.magic) == (path.name, path.stat().st_size, "6c6d6767")
     assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert check_ggml(path).quantization == "q4_0"
+    assert done.checked == heard
+
+
+@pytest.mark.whispercpp
+@pytest.mark.slow
+def test_export_loads_the_file_in_its_runtime(nano: Path, tmp_path: Path) -> None:
+    done = export(nano, device_profiles.load()["desktop-whispercpp"], tmp_path / "out")
+    assert done.checked.runtime.startswith("whisper.cpp ")
+    assert done.checked.numbers["load_s"] > 0
+    assert done.checked.not_checked == ()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["browser-onnx", "android-sherpa", "desktop-faster-whisper"])
-def test_export_writes_the_profiles_folder(small: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "runtime", "package"),
+    [
+        ("browser-onnx", "onnxruntime ", "onnxruntime"),
+        ("android-sherpa", "sherpa-onnx ", "sherpa_onnx"),
+        ("desktop-faster-whisper", "faster-whisper ", "faster_whisper"),
+    ],
+)
+def test_export_writes_the_profiles_folder(whole: Path, tmp_path: Path, name: str, runtime: str, package: str) -> None:
+    pytest.importorskip(package)
     profile = device_profiles.load(overrides={name: {"tier": "nano"}})[name]
-    done = export(small, profile, tmp_path / "out")
+    done = export(whole, profile, tmp_path / "out")
+    assert done.checked.runtime.startswith(runtime)
     assert done.path == tmp_path / "out" / profile.artifact_name()
     assert imported(kind_of(done.path).check)(done.path).quantization == "int8"
     there = {path.relative_to(tmp_path / "out").as_posix() for path in done.path.rglob("*.*")}
@@ -60,12 +85,17 @@ def test_export_writes_the_profiles_folder(small: Path, tmp_path: Path, name: st
 
 
 def test_a_failed_export_keeps_the_folder_that_was_there(small: Path, tmp_path: Path) -> None:
+    def refuse(path: Path) -> Checked:
+        raise RuntimeFailed(f"whisper.cpp refuses {path.name}")
+
     profile = device_profiles.load()["desktop-whispercpp"]
-    export(small, profile, tmp_path / "out")
+    export(small, profile, tmp_path / "out", check=lambda path: Checked("", {}))
     before = (tmp_path / "out" / "idiolect-small-q5_0.bin").read_bytes()
     broken = make_checkpoint(tmp_path / "broken", d_model=40)
     with pytest.raises(CheckpointError):
         export(broken, profile, tmp_path / "out")
+    with pytest.raises(RuntimeFailed):
+        export(small, profile, tmp_path / "out", check=refuse)
     assert (tmp_path / "out" / "idiolect-small-q5_0.bin").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "out"]
 
