@@ -105,6 +105,7 @@ async def test_a_manifest_of_last_week_is_renewed(
         announced.append(store.version)
 
     server.on_renewed = announce
+    monkeypatch.setattr(servers, "RENEWAL_LOOK_S", 0.0)
     await published("/v1/manifest")
     assert not announced
     later = wire.utc_now() + timedelta(days=8)
