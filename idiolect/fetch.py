@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from idiolect.connection import Connection, no_answer
+from idiolect.connection import Connection, no_answer, reason
 from idiolect.errors import NotPaired, TransferFailed, VerificationFailed
 from idiolect.files import CHUNK_BYTES, sha256_file
 from idiolect.wire import ArtifactFile
@@ -246,7 +246,7 @@ def _response_or_broken(
         with connection.request(path, headers=headers, timeout_s=timeout_s) as response:
             yield response
     except (OSError, http.client.HTTPException) as error:
-        raise _Broken(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
+        raise _Broken(reason(error)) from error
 
 
 @contextlib.contextmanager
