@@ -21,7 +21,6 @@ _CLONE_THREAD = 0x0001_0000
 _CLONE3 = 435
 _PR_SET_NO_NEW_PRIVS, _SET_MODE_FILTER, _EVERY_THREAD = 38, 1, 1
 
-
 # name: number on x86-64, on ARM
 _ALLOWED = {
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "lseek": (8, 62),
@@ -58,7 +57,7 @@ def confine() -> bool:
     """Nothing but `_ALLOWED` and new threads from now on, in every thread, with no way back. Whether that holds: not
     where this is another system or processor, or a kernel without such filters."""
     machine = MACHINES.get(platform.machine()) if sys.platform == "linux" else None
-    if machine is None or sys.byteorder != "little":
+    if machine is None or sys.byteorder != "little" or sys.maxsize < 1 << 32:  # a 32-bit process has other numbers
         return False
     code = _filter(machine)
     program = _Program(len(code) // 8, code)
