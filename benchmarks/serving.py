@@ -1,10 +1,10 @@
-"""What serving costs: `python -m benchmarks.serving [ROUNDS]` (8). Exit status 1 when a limit is missed.
+"""What serving costs: `python -m benchmarks.serving [ROUNDS]` (8). Exit status 1 when a limit is missed, 3 when none
+is but some could not be judged because nginx is missing.
 
-One file of 200 MB in memory over TLS on loopback, by the real server and by nginx in turn (Debian: nginx-light; left
-out where it is not installed), each in a process of its own; then memory with four streams, a small request beside two
-downloads, and two hundred paired devices that ask every two seconds. At last how long a device takes to find the
-service and read its manifest, and from a publication of 40 MB until a device that watches has swapped. Take the figures
-on a quiet machine.
+One file of 200 MB in memory over TLS on loopback, by the real server and by nginx in turn (Debian: nginx-light), each
+in a process of its own; then memory with four streams, a small request beside two downloads, and two hundred paired
+devices that ask every two seconds. At last how long a device takes to find the service and read its manifest, and from
+a publication of 40 MB until a device that watches has swapped. Take the figures on a quiet machine.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import getpass
 import json
+import math
 import shutil
 import ssl
 import statistics
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -115,9 +116,16 @@ def main() -> int:
         trial.folder.mkdir()
         with watched(trial) as (_, _, (_, swapped_s)):
             rows.append(("published to swapped, 40 MB", swapped_s, MAX_SWAPPED_S, "s"))
+    return judged(rows)
+
+
+def judged(rows: Sequence[tuple[str, float, float, str]]) -> int:
+    """Print each beside its limit; the exit status. A value that is no number could not be taken."""
     for name, value, limit, unit in rows:
-        print(f"{name:<32} {value:8.2f} {unit:<2}  limit {limit:g} {unit:<2} {'ok' if value <= limit else 'MISSED'}")
-    return int(any(value > limit for _, value, limit, _ in rows))
+        verdict = "NOT JUDGED" if math.isnan(value) else "ok" if value <= limit else "MISSED"
+        print(f"{name:<32} {value:8.2f} {unit:<2}  limit {limit:g} {unit:<2} {verdict}")
+    values = [value for _, value, _, _ in rows]
+    return 1 if any(value > limit for _, value, limit, _ in rows) else 3 if any(map(math.isnan, values)) else 0
 
 
 @contextlib.contextmanager
@@ -138,7 +146,7 @@ def _ours(folder: Path) -> Iterator[tuple[Target, list[str]]]:
 def _nginx(folder: Path) -> Iterator[Target | None]:
     program = shutil.which("nginx")
     if program is None:
-        print("nginx is not installed, so nothing is compared (Debian: nginx-light)")
+        print("nginx is not installed, so what has to stand beside it is NOT JUDGED (Debian: nginx-light)")
         yield None
         return
     place = folder / "nginx"
@@ -167,12 +175,13 @@ def _compared(rounds: int, ours: Target, nginx: Target | None) -> list[tuple[str
         speeds, costs = ([pair[i] for pair in pairs[1:]] for i in (0, 1))  # the first round warms up
         said = f"{statistics.median(speeds):5.0f} MB/s ({min(speeds):.0f}-{max(speeds):.0f})"
         print(f"{name:<32} {said}, {statistics.median(costs):.2f} CPU-s/GB ({min(costs):.2f}-{max(costs):.2f})")
-    if nginx is None:
-        return []
-    speed, cost = ([statistics.median(p[i] for p in found[each.name][1:]) for each in targets] for i in (0, 1))
+    slower = dearer = math.nan
+    if nginx:
+        speed, cost = ([statistics.median(p[i] for p in found[each.name][1:]) for each in targets] for i in (0, 1))
+        slower, dearer = speed[1] / speed[0], cost[0] / cost[1]
     return [
-        ("nginx's speed over ours", speed[1] / speed[0], 1 / MIN_SPEED_SHARE, "x"),
-        ("our processor time over nginx's", cost[0] / cost[1], MAX_CPU_SHARE, "x"),
+        ("nginx's speed over ours", slower, 1 / MIN_SPEED_SHARE, "x"),
+        ("our processor time over nginx's", dearer, MAX_CPU_SHARE, "x"),
     ]
 
 
@@ -195,7 +204,8 @@ def _downloads(ours: Target, tokens: list[str], count: int) -> Iterator[float]:
     before_mb = ours.process.memory_info().rss / 1e6
     script = 'while curl -sk -o /dev/null -H "$1" "$2"; do :; done'
     headers = [f"Authorization: Bearer {tokens[1 + number // 2]}" for number in range(count)]
-    running = [subprocess.Popen(["sh", "-c", script, "sh", header, ours.url]) for header in headers]
+    quiet = subprocess.DEVNULL
+    running = [subprocess.Popen(["sh", "-c", script, "sh", header, ours.url], stderr=quiet) for header in headers]
     try:
         yield before_mb
     finally:

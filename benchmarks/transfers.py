@@ -1,9 +1,10 @@
 """Kills server and client amid publications and transfers: `python -m benchmarks.transfers [ROUNDS] [SEED]`.
 
 20 rounds and seed 0 where none are given. A server publishes when it is told to, a client watches and takes each
-release; both are processes of their own. Each round publishes one more release and, at a random moment until the client
-has it, kills -9 one of the two or both. What is left must keep every promise of `broken`; then the dead are started
-again, and the client must come to hold the newest release by itself. Exit status 1 when one does not.
+release; both are processes of their own. Each round publishes one more release and, at a random moment of the
+publication or of the transfer after it, kills -9 one of the two or both. What is left must keep every promise of
+`broken`; then the dead are started again, and the client must come to hold the newest release by itself. Exit status 1
+when one does not.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from idiolect.install import Place
 
 PROFILE = "android-futo"
 SIZE_BYTES = 6_000_000
-BYTES_PER_S = 20e6
+BYTES_PER_S = 5e6
 WAIT_S = 300.0
 REST_S = 1.2  # then a client that has pulled waits for news
 VICTIMS = ("server", "client", "both")
@@ -110,7 +111,8 @@ def kill_rounds(folder: Path, rounds: int, seed: int, tell: Callable[[str], None
         server, client, windows_s = closing.enter_context(watched(trial))
         for number in range(1, rounds + 1):
             _publish(server, number + 2)
-            time.sleep(trial.chance.uniform(0, trial.chance.choice(windows_s)))
+            published_s, held_s = windows_s
+            time.sleep(trial.chance.uniform(*trial.chance.choice([(0, published_s), (published_s, held_s)])))
             victim = trial.chance.choice(VICTIMS)
             for process in {"server": [server], "client": [client], "both": [server, client]}[victim]:
                 process.kill()

@@ -83,6 +83,7 @@ def pull(
         _stay(client, after, json)
         return
     with progress_reporter() as reporter:
+        client.on_busy = reporter.note
         reporter.stage(f"pull {profile}")
         pulled = client.pull(lambda done, total: reporter.progress(done, total, "bytes"))
     _show(pulled, json)
@@ -90,7 +91,7 @@ def pull(
 
 
 def _stay(client: Client, hook: Hook | None, json: bool) -> None:
-    from daemon.terminal import show_error
+    from daemon.terminal import err, plain, show_error
     from idiolect.watch import watch
 
     shown: list[Pulled] = []
@@ -104,6 +105,7 @@ def _stay(client: Client, hook: Hook | None, json: bool) -> None:
         except HookFailed as failure:
             show_error(failure)
 
+    client.on_busy = lambda said: err.print(plain(said))
     watch(client, pulled, lambda error, _: show_error(error))
 
 

@@ -166,6 +166,8 @@ class Client:
         self._check = check
         self._wer: float | None = None  # as the check has measured it
         self._connection: Connection | None = None
+        self.on_busy: fetch.OnBusy = lambda _: None
+        """Hears that the service sends to other devices first, when it does; the pull waits for its turn."""
 
     def pull(self, on_progress: OnProgress | None = None, *, wait_s: float = 0.0) -> Pulled:
         """Bring the folder up to date; `on_progress(done, total)` counts the bytes of the files.
@@ -355,7 +357,8 @@ class Client:
         done = total - sum(file.size_bytes for file in missing)
         for file in missing:
             tell = functools.partial(_add, on_progress, done, total)
-            fetch.download(connection, file, self._place.part(file), timeout_s=self._timeout_s, on_bytes=tell)
+            part, timeout_s = self._place.part(file), self._timeout_s
+            fetch.download(connection, file, part, timeout_s=timeout_s, on_bytes=tell, on_busy=self.on_busy)
             done += file.size_bytes
         on_progress(total, total)
 

@@ -132,8 +132,13 @@ def reach(
 def no_answer(url: str, error: Exception) -> TransferFailed:
     """What to tell the user of a connection that broke with `error`."""
     return TransferFailed(
-        f"{url} does not answer: {error or type(error).__name__}", "is `idiolect run` running there, in this network?"
+        f"{url} does not answer: {reason(error)}", "is `idiolect run` running there, in this network?"
     )
+
+
+def reason(error: Exception) -> str:
+    """Why a connection broke, without the error's number."""
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 def split(url: str) -> SplitResult:

@@ -12,15 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from idiolect.connection import Connection, no_answer
+from idiolect.connection import Connection, no_answer, reason
 from idiolect.errors import NotPaired, TransferFailed, VerificationFailed
 from idiolect.files import CHUNK_BYTES, sha256_file
 from idiolect.wire import ArtifactFile
 
 TRIES = 6
 BACKOFF_S = 1.0
+BUSY_S = 900.0
+"""So long a service is waited for that sends to other devices first; while it trains it sends one file at a time."""
+LONGEST_PAUSE_S = 60.0
 
 OnBytes = Callable[[int], None]
+OnBusy = Callable[[str], None]
+"""Hears why nothing comes, once for each wait."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +73,24 @@ def get(
 
 
 def download(
-    connection: Connection, file: ArtifactFile, part: Path, *, timeout_s: float, on_bytes: OnBytes | None = None
+    connection: Connection,
+    file: ArtifactFile,
+    part: Path,
+    *,
+    timeout_s: float,
+    on_bytes: OnBytes | None = None,
+    on_busy: OnBusy | None = None,
 ) -> None:
     """Make `part` the whole of `file`, continuing what it holds; `on_bytes` is told its size as it grows.
 
     A connection that breaks, or brings nothing for `timeout_s`, is taken up again where it ended, until six tries in a
-    row brought nothing. What is longer than promised or has another digest is removed; a digest that is wrong after
-    resuming is tried once more from the start. Raises TransferFailed, VerificationFailed.
+    row brought nothing. A service that is busy is asked again when it says, for a quarter of an hour (`on_busy`).
+    What is longer than promised or has another digest is removed; a digest that is wrong after resuming is tried once
+    more from the start. Raises TransferFailed, VerificationFailed.
     """
     for _ in range(2):
         resumed = part.exists() and part.stat().st_size > 0
-        _complete(connection, file, part, timeout_s, on_bytes or (lambda _: None))
+        _complete(connection, file, part, timeout_s, on_bytes or (lambda _: None), on_busy or (lambda _: None))
         if sha256_file(part) == file.sha256:
             _check_magic(file, part)
             return
@@ -99,12 +111,22 @@ def no_longer_let_in(url: str) -> NotPaired:
 
 
 class _Broken(Exception):
-    """The connection ended before the answer did, or the service asks to come back later."""
+    """The connection ended before the answer did."""
 
 
-def _complete(connection: Connection, file: ArtifactFile, part: Path, timeout_s: float, on_bytes: OnBytes) -> None:
+class _Busy(Exception):
+    """The service asks to come back in `wait_s`."""
+
+    def __init__(self, said: str, wait_s: float) -> None:
+        super().__init__(said)
+        self.wait_s = wait_s
+
+
+def _complete(
+    connection: Connection, file: ArtifactFile, part: Path, timeout_s: float, on_bytes: OnBytes, on_busy: OnBusy
+) -> None:
     """Bring `part` to the size of `file`."""
-    failures = 0
+    failures, busy_since_s = 0, 0.0
     part.touch()
     while (have := part.stat().st_size) != file.size_bytes:
         if have > file.size_bytes:
@@ -113,6 +135,14 @@ def _complete(connection: Connection, file: ArtifactFile, part: Path, timeout_s:
             have = 0
         try:
             _receive(connection, file, part, have, timeout_s, on_bytes)
+            busy_since_s = 0.0
+        except _Busy as busy:
+            if not busy_since_s:
+                busy_since_s = time.monotonic()
+                on_busy(f"{busy}; waiting for up to {BUSY_S / 60:.0f} minutes")
+            elif time.monotonic() - busy_since_s > BUSY_S:
+                raise TransferFailed(f"{file.path}: {busy}, for {BUSY_S / 60:.0f} minutes now", "pull again") from busy
+            time.sleep(min(busy.wait_s, LONGEST_PAUSE_S) * random.uniform(1.0, 1.5))
         except _Broken as error:
             failures = 0 if part.stat().st_size > have else failures + 1
             if failures == TRIES:
@@ -153,6 +183,9 @@ def _receive(
 
 def _start(url: str, file: ArtifactFile, have: int, response: http.client.HTTPResponse) -> int:
     """Where the answer's bytes belong: at `have`, or at 0 where the service sends the whole file."""
+    wait = response.headers.get("Retry-After", "")
+    if response.status in {429, 503} and wait.isdecimal() and wait.isascii():
+        raise _Busy(f"{url} is busy, with other devices or because it trains", max(1.0, float(wait[:9])))
     if response.status in {416, 429} or response.status >= 500:
         raise _Broken(f"{url} answers {response.status}")
     if response.status in {401, 403}:
@@ -213,7 +246,7 @@ def _response_or_broken(
         with connection.request(path, headers=headers, timeout_s=timeout_s) as response:
             yield response
     except (OSError, http.client.HTTPException) as error:
-        raise _Broken(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
+        raise _Broken(reason(error)) from error
 
 
 @contextlib.contextmanager

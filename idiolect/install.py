@@ -15,6 +15,7 @@ removed: a folder of the user, or one the user has put something into, stays.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 import uuid
@@ -148,8 +149,7 @@ class Place:
         """Put `files`, from their parts or from another version, into a new version's folder; gives its name."""
         name = f"{version.release_id}-{version.profile}-{uuid.uuid4().hex[:8]}"
         temporary = self.hidden / f"{name}.tmp"
-        for leftover in self.hidden.glob("*.tmp"):
-            shutil.rmtree(leftover)
+        self._remove_leftovers()
         for file in files:
             target = temporary / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -204,6 +204,17 @@ class Place:
     def hooked(self, release_id: str, profile: str) -> None:
         """It has ended well."""
         write_text(self._hooked, f"{release_id} {profile}\n")
+
+    def _remove_leftovers(self) -> None:
+        """Of whoever was killed: half a version, half a file, a link that had not taken its place yet."""
+        for leftover in self.hidden.glob("*.tmp"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+        for link in self.into.parent.glob(f".{glob.escape(self.into.name)}.????????.link"):
+            if link.is_symlink():
+                link.unlink()
 
     def _shown(self) -> str:
         if self.into.is_symlink():

@@ -119,8 +119,12 @@ class Invitation(BaseModel):
             one = {"root_key": fields.get("k", [""])[0], "secret": fields["s"][0], "pin": fields["pin"][0]}
             return cls(id=fields["id"][0], addresses=tuple(fields["h"]), **one)
         except (ValueError, KeyError) as error:
+            begun = uri.strip().startswith("idiolect://pair?")
             raise UsageError(
-                "this is not the text of a pairing code", "it begins with idiolect://pair?v=1; quote it in a shell"
+                "this text of a pairing code is not whole, or for another idiolect"
+                if begun
+                else "this is not the text of a pairing code",
+                "it begins with idiolect://pair?v=1 and has &s= near its end; copy all of it, in quotes",
             ) from error
 
 

@@ -29,12 +29,12 @@ def watch(
     Raises NotPaired, which time does not mend, SyncError where another process keeps this folder, and UsageError.
     """
     with client.alone():
-        pause_s = 0.0
+        pause_s = wait_s = 0.0  # at first what is there is told at once
         while is_wanted():
             began_s = time.monotonic()
             try:
-                on_pulled(client.pull(wait_s=WAIT_S))
-                pause_s = 0.0
+                on_pulled(client.pull(wait_s=wait_s))
+                pause_s, wait_s = 0.0, WAIT_S
                 rest_s = SHORTEST_ROUND_S - (time.monotonic() - began_s)
             except NotPaired:
                 raise

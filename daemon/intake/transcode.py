@@ -2,7 +2,7 @@
 
 `python -m daemon.intake.transcode` answers one `Transcode` line on stdin by a `Reading` line, as the worker does, and
 ends. Between opening the two files and looking into the sent one it gives up whatever a decoder does not need: a flaw
-in the decoder finds no further file, no network and no program to start.
+in the decoder finds no further file, no network and no program to start, and on Linux nothing to delete, rename or end.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from daemon.intake import seccomp
 from daemon.intake.reading import READY_LINE, ReadClip, Reading, Request
 from idiolect.errors import AudioError
 from idiolect.whisper import RATE_HZ
@@ -84,8 +85,13 @@ def transcode(path: Path, target: BinaryIO) -> tuple[float, str]:
 
 
 def confine() -> None:
-    """No file and no socket can be opened from now on, and therefore no program started. There is no way back."""
+    """No file and no socket can be opened from now on, and therefore no program started. There is no way back.
+
+    That holds everywhere but on Windows. Names and process numbers need no open file: that nothing is deleted, renamed
+    or ended is kept on Linux alone (x86-64 and ARM). macOS has nothing such that is documented.
+    """
     _limit("NOFILE", 0)
+    seccomp.confine()
 
 
 def _answer(request: Transcode) -> Reading:

@@ -31,7 +31,7 @@ PAGE = """<!doctype html>
 <p>Scan this with the device, within five minutes. It lets one device in, once.</p>
 {code}
 <p>Or paste this on another computer:</p>
-<p><code>idiolect pull --profile PROFILE --pair '{uri}'</code></p>
+<textarea readonly rows="6" cols="72">idiolect pull --profile PROFILE --pair '{uri}'</textarea>
 </html>
 """
 

@@ -8,6 +8,7 @@ import errno
 import re
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ LONGEST_WAIT_S = pairing.LONG_POLL_S
 LINGER_S = 1.0
 """For so long the rest of a refused body is thrown away, so that the asker reads why; then the connection ends."""
 ADDRESSES_POLL_S = 10.0
+RENEWAL_LOOK_S = 10.0
+"""No more often than this it is looked whether the manifest is due for renewal, however many ask for it."""
 ANSWERED_S = 1.0
 """After this a device that has left has its answer, and what else it had open is cut."""
 
@@ -68,6 +71,7 @@ class Server:
         self._tls = ServerTls(identity)
         self._runner: web.AppRunner | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self._renewal_look_at_s = 0.0
         self.port = 0
         """Where it listens, once it does."""
         self.plain_port: int | None = None
@@ -184,9 +188,7 @@ class Server:
         return _json(200, hello)
 
     async def _manifest(self, request: web.Request) -> web.StreamResponse:
-        with contextlib.suppress(StoreError):  # then the old one is served, which is still good for weeks
-            if await asyncio.to_thread(self._store.renew):
-                await self.on_renewed()
+        await self._renew_manifest()
         device_id = request[guard.DEVICE].id
         published = self._store.published_to(device_id)
         if (wait_s := _wait_s(request)) and _is_known(request, published):
@@ -288,6 +290,14 @@ class Server:
             raise _cannot_listen(self._door.bind, port, error) from error
         self._guard.listeners.append(listener)
         return bound
+
+    async def _renew_manifest(self) -> None:
+        if time.monotonic() < self._renewal_look_at_s:
+            return
+        self._renewal_look_at_s = time.monotonic() + RENEWAL_LOOK_S
+        with contextlib.suppress(StoreError):  # then the old one is served, which is still good for weeks
+            if await asyncio.to_thread(self._store.renew):
+                await self.on_renewed()
 
     async def _renew_certificate(self) -> None:
         """Addresses change and a year passes."""

@@ -181,6 +181,28 @@ def test_what_a_killed_pull_leaves(
     assert not list(parts.iterdir())
 
 
+def test_a_busy_service_is_waited_for(
+    paired: Post, client: Client, environment: dict[str, str], publish: Callable[..., bytes], into: Path
+) -> None:
+    """More often than a broken one is tried, and not for ever; both is said."""
+    data, calls = publish(1), into.parent / "calls"
+    slots = paired.house.server._pace.slots
+    slots.total = 0
+    impatient = into.parent / "impatient"
+    impatient.write_text(SCRIPT.read_text().replace("busy_s=900", "busy_s=60"))
+    command = ["sh", str(impatient), "pull", "android-futo", str(into)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "is busy, for 1 minutes now; pull again" in done.stderr) == (4, True)
+    assert done.stderr.count("is busy, with other devices or because it trains; waiting") == 1
+    with subprocess.Popen(["sh", str(SCRIPT), *command[2:]], env=environment, stderr=subprocess.PIPE) as running:
+        before = calls.read_text().count("/v1/blobs")
+        while calls.read_text().count("/v1/blobs") < before + 8:
+            assert running.poll() is None
+        slots.total = 1
+    assert running.returncode == 0
+    assert (into / "current" / "idiolect-tiny-android-futo.bin").read_bytes() == data
+
+
 def test_a_pull_that_lives_is_not_disturbed(
     paired: Post, client: Client, publish: Callable[..., bytes], into: Path
 ) -> None:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,9 +71,9 @@ def to(url: str) -> Connection:
     return Connection(url, identity().pin, _TOKENS[-1])
 
 
-def pull(url: str, part: Path) -> list[int]:
+def pull(url: str, part: Path, on_busy: fetch.OnBusy | None = None) -> list[int]:
     sizes: list[int] = []
-    fetch.download(to(url), FILE, part, timeout_s=2.0, on_bytes=sizes.append)
+    fetch.download(to(url), FILE, part, timeout_s=2.0, on_bytes=sizes.append, on_busy=on_busy)
     assert part.read_bytes() == MODEL
     return sizes
 
@@ -131,7 +132,7 @@ def test_a_service_that_does_not_come_back(cable: Cable, part: Path) -> None:
 def test_nobody_there(part: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"https://127.0.0.1:{taken.getsockname()[1]}"
-    with pytest.raises(TransferFailed, match="ConnectionRefusedError"):
+    with pytest.raises(TransferFailed, match="Connection refused"):
         fetch.download(to(url), FILE, part, timeout_s=1.0)
     with pytest.raises(TransferFailed, match="does not answer") as caught:
         fetch.get(to(url), "/v1/manifest", limit_bytes=10, timeout_s=1.0)
@@ -220,6 +221,39 @@ def test_ways_of_answering_that_are_allowed(liar: LyingService, part: Path) -> N
     liar.answers[BLOB] = lambda request: request.send(*answers.pop(0))
     pull(liar.url, part)
     assert liar.requests[-1].headers["Range"] is None
+
+
+def test_a_busy_service_is_waited_for_as_long_as_it_says(
+    liar: LyingService, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than a broken one: the other device may take minutes. In the end that is told too."""
+    now_s, slept_s, said = [0.0], list[float](), list[str]()
+
+    def sleep(seconds: float) -> None:
+        slept_s.append(seconds)
+        now_s[0] += seconds
+
+    monkeypatch.setattr(fetch, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: 1.0 + now_s[0]))
+    part.write_bytes(MODEL[:1000])
+
+    def answer(request: Request) -> None:
+        if len(slept_s) < 50:
+            request.send(503, Retry_After="7")
+        else:
+            request.send(206, MODEL[1000:], Content_Range=f"bytes 1000-{SIZE - 1}/{SIZE}")
+
+    liar.answers[BLOB] = answer
+    pull(liar.url, part, on_busy=said.append)
+    assert len(slept_s) == 50
+    assert all(7 <= seconds <= 10.5 for seconds in slept_s)
+    assert said == [f"{liar.url} is busy, with other devices or because it trains; waiting for up to 15 minutes"]
+
+    part.unlink()
+    liar.answers[BLOB] = lambda request: request.send(503, b"", Retry_After="99999999999")
+    began_s = now_s[0]
+    with pytest.raises(TransferFailed, match="is busy, with other devices or because it trains, for 15 minutes now"):
+        pull(liar.url, part)
+    assert fetch.BUSY_S < now_s[0] - began_s < fetch.BUSY_S + 2 * 90
 
 
 @pytest.mark.parametrize("status", [301, 302, 400, 404, 410, 421])

@@ -35,6 +35,22 @@ def test_every_release_as_it_comes(url: str, publish: Callable[..., bytes], into
     assert seen == ["r-0001", "r-0002", "r-0003"]
 
 
+def test_what_is_there_is_told_at_once(url: str, publish: Callable[..., bytes], into: Path) -> None:
+    publish(1)
+    Client(into, "android-futo", url=url).pull()
+    seen: list[bool] = []
+    with through_a_cable(url) as cable:
+        watch(
+            Client(into, "android-futo", url=cable.url),
+            lambda now: seen.append(now.changed),
+            lambda *_: None,
+            lambda: not seen,
+        )
+        assert b"If-None-Match" in cable.requests[0]
+        assert b"Prefer" not in cable.requests[0]
+    assert seen == [False]
+
+
 @pytest.mark.slow
 def test_it_goes_on_after_trouble(url: str, publish: Callable[..., bytes], into: Path) -> None:
     seen: list[Pulled] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import struct
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from daemon.intake import transcode
+from daemon.intake import seccomp, transcode
 from daemon.intake.reader import Reader
 from daemon.intake.reading import Reading
 from daemon.intake.transcode import COMMAND, Transcode
@@ -170,6 +171,7 @@ async def test_bombs_cost_neither_memory_nor_time(tmp_path: Path, bomb: str) -> 
 
 EVIL = """
 import json, os, resource, socket, sys
+from concurrent.futures import ThreadPoolExecutor
 from daemon.intake import transcode
 from daemon.intake.reading import Reading
 
@@ -191,43 +193,64 @@ def flawed(file):  # the decoder, when a flaw in it has been used
     done += attempt("socket", lambda: socket.socket())
     done += attempt("pipe", os.pipe)
     done += attempt("list", lambda: os.listdir("/"))
+    if {by_name}:
+        done += attempt("unlink", lambda: os.unlink({there!r}))
+        done += attempt("rename", lambda: os.rename({there!r}, {canary!r}))
+        done += attempt("truncate", lambda: os.truncate({there!r}, 0))
+        done += attempt("chmod", lambda: os.chmod({there!r}, 0))
+        done += attempt("link", lambda: os.symlink("/etc", {canary!r}))
+        done += attempt("kill", lambda: os.kill(os.getppid(), 0))
+        done += attempt("fork", lambda: os.fork() or os._exit(0))
+        done += attempt("exec", lambda: os.execv("/bin/true", ["true"]))
+        done += attempt("kill from a thread", lambda: later.submit(os.kill, os.getppid(), 0).result())
+        done += attempt("kill from one that ran before", lambda: earlier.submit(os.kill, os.getppid(), 0).result())
     if {greedy}:
         bytearray(3 << 30)
     raise transcode.AudioError("did: " + json.dumps(done))
 
-transcode._flac = flawed
+earlier, later = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+earlier.submit(int).result()
+warm_up = transcode._warm_up
+def instead():
+    warm_up()
+    transcode._flac = flawed
+transcode._warm_up = instead
 sys.exit(transcode.main())
 """
 
 
+async def flawed(tmp_path: Path, *, by_name: bool = False, greedy: bool = False) -> tuple[str, Path]:
+    """What a decoder with a flaw got done, and a place where it should have made nothing."""
+    path, canary, there = write_wav(tmp_path / "a.wav", sound(1.0)), tmp_path / "canary", tmp_path / "there"
+    there.write_text("kept")
+    evil = EVIL.format(canary=str(canary), there=str(there), by_name=by_name, greedy=greedy)
+    reading, _ = await plain(path, (sys.executable, "-c", evil))
+    return reading.reason.removeprefix("did: "), canary
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
 async def test_a_flaw_in_the_decoder_opens_nothing(tmp_path: Path) -> None:
-    path, canary = write_wav(tmp_path / "a.wav", sound(1.0)), tmp_path / "canary"
-    evil = EVIL.format(canary=str(canary), greedy=False).replace("transcode._flac = flawed", _AFTER_WARM_UP)
-    reading, _ = await plain(path, (sys.executable, "-c", evil))
-
-    done = reading.reason.removeprefix("did: ")
+    done, canary = await flawed(tmp_path)
     root_may = ['["raise limit"]', "[]"]  # a process with CAP_SYS_RESOURCE; the service runs as a user
-    assert done in (root_may if psutil.Process().uids().real == 0 else ["[]"]), reading
+    assert done in (root_may if psutil.Process().uids().real == 0 else ["[]"])
     assert not canary.exists()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in seccomp.MACHINES, reason="kept on Linux alone, see `confine`"
+)
+async def test_a_flaw_in_the_decoder_deletes_and_ends_nothing(tmp_path: Path) -> None:
+    """What takes a name or a number instead of an open file, also as root, and in every thread."""
+    done, canary = await flawed(tmp_path, by_name=True)
+    assert done == "[]"
+    assert not canary.is_symlink()
+    assert (tmp_path / "there").read_text() == "kept"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory so")
 async def test_greed_ends_in_the_child(tmp_path: Path) -> None:
-    path = write_wav(tmp_path / "a.wav", sound(1.0))
-    evil = EVIL.format(canary=str(tmp_path / "canary"), greedy=True)
-    evil = evil.replace("transcode._flac = flawed", _AFTER_WARM_UP)
-    reading, _ = await plain(path, (sys.executable, "-c", evil))
-    assert reading.reason == "reading it takes more memory than any recording should"
-
-
-_AFTER_WARM_UP = """
-warm_up = transcode._warm_up
-def _():
-    warm_up()
-    transcode._flac = flawed
-transcode._warm_up = _
-"""
+    reason, _ = await flawed(tmp_path, greedy=True)
+    assert reason == "reading it takes more memory than any recording should"
 
 
 def test_the_limit_is_what_clients_are_told() -> None:

@@ -11,13 +11,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from daemon.sync import blobs
+from daemon.sync import server as servers
 from daemon.sync.blobs import parse_range
 from daemon.sync.guard import is_known_host
 from daemon.sync.releases import ReleaseStore
 from daemon.sync.server import Door, Server
 from idiolect import signing, wire
+from idiolect.connection import Connection, pin_of
 from idiolect.errors import ConfigError
 from tests.daemon.homes import until
 from tests.daemon.sync.doors import Ask, House, asking, client_tls, house, identity, problem
@@ -101,6 +105,7 @@ async def test_a_manifest_of_last_week_is_renewed(
         announced.append(store.version)
 
     server.on_renewed = announce
+    monkeypatch.setattr(servers, "RENEWAL_LOOK_S", 0.0)
     await published("/v1/manifest")
     assert not announced
     later = wire.utc_now() + timedelta(days=8)
@@ -380,6 +385,65 @@ async def test_the_speed_can_be_limited(store: ReleaseStore, tmp_path: Path) -> 
     finally:
         await home.server.stop()
         home.devices.close()
+
+
+async def test_a_new_address_is_certified_while_transfers_go_on(
+    store: ReleaseStore, tmp_path: Path, home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real connections: who is there stays there, who comes sees the new certificate, and the pin is of both."""
+    here = ["127.0.0.1"]
+    monkeypatch.setattr(servers, "addresses", lambda *_: list(here))
+    monkeypatch.setattr(servers, "ADDRESSES_POLL_S", 0.02)
+    store.publish(candidate(tmp_path, 1, size_bytes=20 * SIZE))
+    ((host, port),) = await home.server.start()
+    assert store.published is not None
+    (digest,) = store.published.files
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter, x509.Certificate]:
+        reader, writer = await asyncio.open_connection(host, port, ssl=client_tls(), limit=1 << 16)
+        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return reader, writer, x509.load_der_x509_certificate(der)
+
+    async def seen() -> x509.Certificate:
+        _, writer, certificate = await connect()
+        writer.close()
+        await writer.wait_closed()
+        return certificate
+
+    async def asked(path: str) -> bytes:
+        lines = f"GET {path} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {home.token}"
+        writer.write("\r\n".join([*lines, "", ""]).encode())
+        return await reader.readuntil(b"\r\n\r\n")
+
+    reader, writer, before = await connect()
+    assert b" 200 " in await asked(f"/v1/blobs/sha256:{digest}")
+    sha256 = hashlib.sha256(await reader.readexactly(SIZE))
+    here[:] = ["127.0.0.1", "192.168.1.77"]
+    while _addresses_of(after := await seen()) == _addresses_of(before):
+        await asyncio.sleep(0.02)
+    assert (_addresses_of(before), _addresses_of(after)) == (["127.0.0.1"], ["127.0.0.1", "192.168.1.77"])
+    assert before.serial_number != after.serial_number
+    assert _pin_of(before) == _pin_of(after) == identity().pin
+    sha256.update(await reader.readexactly(19 * SIZE))
+    assert sha256.hexdigest() == digest
+    assert b" 200 " in await asked("/v1/hello")
+    writer.close()
+
+    def pinned() -> int:
+        with Connection(f"https://{host}:{port}", _pin_of(before), "").request("/v1/hello", timeout_s=60.0) as reply:
+            return reply.status
+
+    assert await asyncio.to_thread(pinned) == 200
+
+
+def _addresses_of(certificate: x509.Certificate) -> list[str]:
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(each) for each in names.get_values_for_type(x509.IPAddress)]
+
+
+def _pin_of(certificate: x509.Certificate) -> str:
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return pin_of(spki)
 
 
 async def test_stop_ends_those_who_wait(published: Ask, server: Server) -> None:
