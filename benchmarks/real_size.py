@@ -29,12 +29,12 @@ from daemon.sync.control import ask
 from idiolect.client import Client
 from idiolect.errors import NotRunning
 from idiolect.pairing import Pairings
+from idiolect.whisper import special_tokens
 from training.base_models import NANO_ARCHIVE, resolve
 
 TIERS = {"tiny": TINY, "small": SMALL}
 STANDS_FOR = {"base": "tiny", "large-v3-turbo": "small", "large-v3": "small"}
-EOT = 50_257
-ENDS_AT_ONCE_X = 100.0  # of the last row's own length: its logit is then some 15 to 30, the others' about 1
+ENDS_AT_ONCE_X = 100.0  # times the end token's row: at tiny's size its logit is then 16, the next one's 4
 CLIPS = 60
 VOICE = NANO_ARCHIVE.parent / "voices" / "human"
 
@@ -93,8 +93,8 @@ def _end_early(weights: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     tensors = load_file(weights)
-    row = tensors["model.decoder.embed_tokens.weight"][EOT]
-    tensors["model.decoder.layer_norm.bias"] = ENDS_AT_ONCE_X * row
+    rows = tensors["model.decoder.embed_tokens.weight"]
+    tensors["model.decoder.layer_norm.bias"] = ENDS_AT_ONCE_X * rows[special_tokens(len(rows)).eot]
     save_file(tensors, weights, metadata={"format": "pt"})
 
 

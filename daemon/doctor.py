@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from daemon.config import Config, load
 from daemon.paths import Paths
+from exporters.kinds import RUNTIMES
 from idiolect.errors import IdiolectError, NotRunning
 from idiolect.files import free_bytes
 from training import base_models
@@ -30,16 +31,6 @@ GB = 1e9
 FUTURE_S = 120.0
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 MDNS_GROUP, MDNS_PORT = "224.0.0.251", 5353
-RUNTIMES: Mapping[str, tuple[str, str]] = {
-    "ggml": ("pywhispercpp", "whispercpp"),
-    "gguf": ("transcribe_cpp", "gguf"),
-    "onnx": ("onnxruntime", "onnx"),
-    "sherpa-onnx": ("sherpa_onnx", "sherpa"),
-    "coreml": ("coremltools", "coreml"),
-    "ctranslate2": ("faster_whisper", "ct2"),
-    "huggingface": ("transformers", "train"),
-}
-"""Format → (package that runs it, the extra that installs that)."""
 DECODE = (
     "import sys; from pathlib import Path; from training.audio import decode; print(len(decode(Path(sys.argv[1]))))"
 )

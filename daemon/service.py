@@ -159,8 +159,8 @@ class Manager:
     uninstall: tuple[str, ...]
     status: str
     hint: str = ""
-    removed: str = ""
-    """Told once the file is gone."""
+    removed: tuple[str, ...] = ()
+    """Run once the file is gone."""
 
 
 MANAGERS: dict[str, Manager] = {
@@ -171,7 +171,7 @@ MANAGERS: dict[str, Manager] = {
         ("systemctl --user disable --now {name}.service",),
         "systemctl --user status --no-pager {name}.service",
         "It runs while you are logged in; to have it run always: loginctl enable-linger",
-        "systemctl --user daemon-reload",
+        ("systemctl --user daemon-reload",),
     ),
     "darwin": Manager(
         "~/Library/Application Support/idiolect/org.{name}.plist",
@@ -220,7 +220,7 @@ class Installer:
             raise NotRunning(f"no service is installed: {self.file} does not exist", "idiolect service install")
         yield from self._noted(*self._manager.uninstall)
         self.file.unlink()
-        yield from self._noted(*filter(None, [self._manager.removed]))
+        yield from self._noted(*self._manager.removed)
         yield f"removed: {self.file}"
         yield "These stay; remove them by hand where you want them gone:"
         for name in ("recordings", "models", "config_file", "state", "cache"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters import unchecked_by
-from exporters.kinds import dims_of, kind_of
+from exporters.kinds import RUNTIMES, dims_of, kind_of
 from exporters.runtimes import InChild, open_artifact
 from exporters.serving import serve
 from idiolect.errors import require
@@ -19,9 +19,8 @@ from idiolect.transcriber import DecodingOptions, Transcriber
 if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
 
-IN_PROCESS = {"onnx": ("onnxruntime", "onnx"), "coreml": ("coremltools", "coreml")}
-"""Kinds whose runtime `open_artifact` loads into the asking process, with what is imported and the extra that installs
-it; the others have children of their own."""
+IN_PROCESS = frozenset({"onnx", "coreml"})
+"""Kinds whose runtime `open_artifact` loads into the asking process; the others have children of their own."""
 
 
 def open_apart(path: Path, threads: int = 0) -> Transcriber:
@@ -30,7 +29,7 @@ def open_apart(path: Path, threads: int = 0) -> Transcriber:
     kind = kind_of(path).name
     if kind not in IN_PROCESS:
         return open_artifact(path, threads)
-    require(*IN_PROCESS[kind])
+    require(*RUNTIMES[kind])
     return Apart(path, dims_of(path).n_vocab, threads)
 
 

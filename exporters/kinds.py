@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,16 @@ KINDS = (
     ),  # its reader tells other files
 )
 """The first that fits is it."""
+RUNTIMES: Mapping[str, tuple[str, str]] = {
+    "ggml": ("pywhispercpp", "whispercpp"),
+    "gguf": ("transcribe_cpp", "gguf"),
+    "onnx": ("onnxruntime", "onnx"),
+    "sherpa-onnx": ("sherpa_onnx", "sherpa"),
+    "coreml": ("coremltools", "coreml"),
+    "ctranslate2": ("faster_whisper", "ct2"),
+    "huggingface": ("transformers", "train"),
+}
+"""Format → (package that runs it, the extra that installs that)."""
 
 
 def find_kind(path: Path) -> Kind | None:

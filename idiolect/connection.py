@@ -136,6 +136,12 @@ def no_answer(url: str, error: Exception) -> TransferFailed:
     )
 
 
+def retry_after_s(response: http.client.HTTPResponse) -> float | None:
+    """Seconds after which the service wants to be asked again; None where it does not say, or names a date."""
+    wait = response.headers.get("Retry-After", "")
+    return float(wait[:9]) if wait.isascii() and wait.isdecimal() else None
+
+
 def reason(error: Exception) -> str:
     """Why a connection broke, without the error's number."""
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

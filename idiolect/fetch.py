@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from idiolect.connection import Connection, no_answer, reason
+from idiolect.connection import Connection, no_answer, reason, retry_after_s
 from idiolect.errors import NotPaired, TransferFailed, VerificationFailed
 from idiolect.files import CHUNK_BYTES, sha256_file
 from idiolect.wire import ArtifactFile
@@ -183,9 +183,9 @@ def _receive(
 
 def _start(url: str, file: ArtifactFile, have: int, response: http.client.HTTPResponse) -> int:
     """Where the answer's bytes belong: at `have`, or at 0 where the service sends the whole file."""
-    wait = response.headers.get("Retry-After", "")
-    if response.status in {429, 503} and wait.isdecimal() and wait.isascii():
-        raise _Busy(f"{url} is busy, with other devices or because it trains", max(1.0, float(wait[:9])))
+    wait_s = retry_after_s(response)
+    if response.status in {429, 503} and wait_s is not None:
+        raise _Busy(f"{url} is busy, with other devices or because it trains", max(1.0, wait_s))
     if response.status in {416, 429} or response.status >= 500:
         raise _Broken(f"{url} answers {response.status}")
     if response.status in {401, 403}:

@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from idiolect import client, fetch
 from idiolect import connection as connections
-from idiolect.connection import Connection
+from idiolect.connection import Connection, retry_after_s
 from idiolect.errors import SyncError, UsageError, VerificationFailed
 from idiolect.pairing import Pairing, Pairings
 from idiolect.whisper import MAX_S
@@ -147,8 +147,8 @@ class Sender:
 class _Answer:
     def __init__(self, response: http.client.HTTPResponse, body: bytes) -> None:
         self.status, self.body = response.status, body
-        wait = response.headers.get("Retry-After", "")
-        self.retry_after_s = float(wait) if wait.isdecimal() else 1.0
+        wait_s = retry_after_s(response)
+        self.retry_after_s = 1.0 if wait_s is None else wait_s
 
     @property
     def detail(self) -> str:

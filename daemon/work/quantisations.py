@@ -90,7 +90,7 @@ def compare_quantisations(
     Raises UsageError, DatasetError, CheckpointError, MissingExtra, JobStopped, and where not one could be heard, what
     kept the last from it.
     """
-    from daemon.doctor import RUNTIMES
+    from exporters.kinds import RUNTIMES
     from training.compare import compare
     from training.vocabulary import Vocabulary, read_vocabulary
 
