@@ -166,8 +166,11 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as error:
         kept = {name: error.headers[name] for name in _KEPT if name in error.headers}
         return _problem(error.status, error.text or error.reason, kept)
-    except ConnectionError:  # the asker has left
-        raise
+    except ConnectionError:
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        _log.debug("%s left before it was answered", request.remote)
+        return web.Response(status=499)  # to no one; aiohttp would log an error and a traceback
     except StoreError as error:
         _log.warning("cannot answer %s: %s", request.path, error.message)
         return _problem(507, "this cannot be written here: the disk is full, or may not be written to", {})

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from daemon.sync import guard, listener
 from daemon.sync.devices import READ, RECORD, TOKEN_PREFIX
@@ -360,3 +362,26 @@ async def test_logs_hold_no_token(published: Ask, home: House, caplog: pytest.Lo
     await published(f"/v1/pair/{'a' * 16}", token="")
     assert home.token not in caplog.text
     assert UNKNOWN not in caplog.text
+
+
+async def test_who_leaves_before_the_answer_begins_leaves_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    answered = asyncio.Event()
+
+    async def late(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        response = web.StreamResponse()
+        try:
+            await response.prepare(request)
+        finally:
+            answered.set()
+        return response
+
+    app = web.Application(middlewares=[guard.problems])
+    app.router.add_get("/", late)
+    async with TestServer(app) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await answered.wait()
+        writer.close()
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
