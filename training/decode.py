@@ -36,8 +36,8 @@ def load_model(folder: Path) -> tuple[WhisperForConditionalGeneration, Any]:
     from transformers import WhisperForConditionalGeneration, WhisperTokenizerFast
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         model, loading = WhisperForConditionalGeneration.from_pretrained(
             folder,

@@ -29,7 +29,7 @@ def test_log_mel_padded_to_30_s_is_whispers(n_mels: int) -> None:
 
     noise = np.random.default_rng(0).normal(0, 1e-3, round(2.345 * 16_000))
     pcm = (_tone(2.345) + noise).astype(np.float32)
-    extract = WhisperFeatureExtractor(feature_size=n_mels)  # type: ignore[no-untyped-call]
+    extract = WhisperFeatureExtractor(feature_size=n_mels)
     expected = extract(pcm, sampling_rate=16_000).input_features[0]
     ours = stack([LogMel(n_mels)(pcm)], 1500)[0].numpy()
     assert ours.shape == expected.shape

@@ -30,7 +30,7 @@ def small(nano: Path, tmp_path: Path) -> Maker:
         from transformers import WhisperConfig, WhisperForConditionalGeneration
 
         torch.manual_seed(0)
-        config: Any = WhisperConfig(  # type: ignore[no-untyped-call]
+        config: Any = WhisperConfig(
             vocab_size=vocab_size,
             num_mel_bins=n_mels,
             d_model=64,
