@@ -15,16 +15,14 @@ SURE = 0.5  # of the mean probability; a model that cannot tell languages apart,
 
 def doubts(model: Any, examples: Sequence[Example]) -> list[str]:  # noqa: ANN401
     """What to tell the user, a line for each language that `model` takes for another."""
-    import torch
-
     if not special_tokens(model.config.vocab_size).multilingual:
         return []
     model.eval()
     lines = []
     for declared in dict.fromkeys(example.language for example in examples):
         asked = [example for example in examples if example.language == declared][:ASKED_CLIPS]
-        likely = torch.stack([language_probabilities(model, example.mel.float()) for example in asked]).mean(0)
-        lines.append(doubt(declared, likely.tolist(), [example.name for example in asked]))
+        if likely := _likely(model, declared, asked):
+            lines.append(doubt(declared, likely, [example.name for example in asked]))
     return [line for line in lines if line]
 
 
@@ -38,3 +36,16 @@ def doubt(declared: str, likely: Sequence[float], names: Sequence[str]) -> str:
         f"({likely[best]:.0%}): if it is right set the language, for all (--language, or [training] language in "
         "config.toml) or for each recording in metadata.jsonl"
     )
+
+
+def _likely(model: Any, declared: str, asked: Sequence[Example]) -> list[float]:  # noqa: ANN401
+    """The mean probability of each language; empty once no other can be sure any more, whatever the clips left say."""
+    import torch
+
+    others = [code != declared for code in LANGUAGES[: special_tokens(model.config.vocab_size).n_languages]]
+    likely = torch.zeros(len(others))
+    for left, example in zip(reversed(range(len(asked))), asked, strict=True):
+        likely += language_probabilities(model, example.mel.float()).cpu()
+        if float(likely[others].max()) + left < SURE * len(asked):
+            return []
+    return [float(each) / len(asked) for each in likely]

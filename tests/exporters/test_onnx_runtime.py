@@ -25,13 +25,13 @@ pytest.importorskip("onnxruntime", reason="needs the [onnx] extra")
 
 @pytest.fixture(scope="module")
 def clips(voices: Path) -> list[tuple[Pcm, str]]:
-    """The last 64 clips of each voice, and what was said."""
+    """The last 32 clips of each voice, and what was said."""
     from training.audio import decode
 
     found = []
     for voice in ("human", "synthetic"):
         rows = [json.loads(line) for line in (voices / voice / "metadata.jsonl").read_text().splitlines()]
-        found += [(decode(voices / voice / row["file_name"]), row["text"]) for row in rows[-64:]]
+        found += [(decode(voices / voice / row["file_name"]), row["text"]) for row in rows[-32:]]
     return found
 
 

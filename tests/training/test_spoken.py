@@ -43,3 +43,14 @@ def test_a_model_that_hears_german_doubts_the_english_ones(nano: Path, voices: P
         model.proj_out.weight[special.language("de")] = 100 * states[0] / states[0].norm()
     (told,) = doubts(model, examples)
     assert told.startswith(f"{clips[0][0]}: said to be 'en', and the stock model hears 'de'")
+
+
+@pytest.mark.torch
+def test_no_more_clips_are_asked_than_a_doubt_needs(nano: Path, voices: Path) -> None:
+    model, tokenizer = load_model(nano)
+    make = ExampleMaker(tokenizer, special_tokens(model.config.vocab_size), model.config.num_mel_bins)
+    examples = [make(name, pcm, text, "en") for name, pcm, text in shipped(voices, "human", 6)]
+    asked = []
+    model.model.decoder.layer_norm.register_forward_hook(lambda *_: asked.append(1))
+    assert doubts(model, examples) == []
+    assert len(asked) == 3  # of five: the two left could not make another language sure
