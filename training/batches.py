@@ -59,7 +59,7 @@ def draw_batch(
     features = stack([clip.mel for clip in clips], positions)
     if rng.random() < settings.mask_share:
         mask_spectrum(features, rng)
-    timestamps = [rng.random() < settings.timestamps_share for _ in clips]
+    timestamps = [rng.random() < (settings.timestamps_share or 0.0) for _ in clips]
     return Batch(features, *collate(clips, special, timestamps), tuple(clips))
 
 

@@ -66,7 +66,7 @@ class Run:
         self.accelerator = _accelerator()
         self.processes = Processes(self.accelerator)
         model.config.use_cache = False
-        spread, timed = settings.stretch, settings.timestamps_share > 0
+        spread, timed = settings.stretch, bool(settings.timestamps_share)
         texts = (*train, *select)
         self.rows = Rows(model, {t for example in texts for t in possible_tokens(example, self.special, spread, timed)})
         if settings.lora_rank:
@@ -186,9 +186,8 @@ class Run:
     def _epoch(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
         """Batches of (clip index, context in positions) for one epoch."""
         rng = random.Random(f"{self.settings.seed}-{epoch}")
-        contexts = draw_contexts(
-            [example.positions for example in self.train_set], self.settings.full_share, self.settings.longer_share, rng
-        )
+        shares = self.settings.full_share or 0.0, self.settings.longer_share or 0.0
+        contexts = draw_contexts([example.positions for example in self.train_set], *shares, rng)
         for batch in plan_batches(contexts, self.settings.batch_size or 1, self.settings.position_budget, rng):
             yield [(index, contexts[index]) for index in batch]
 

@@ -26,9 +26,9 @@ class Settings:
     warmup_share: float = 0.1
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    full_share: float = 0.01  # of the clips see the full 30 s window each epoch
-    longer_share: float = 0.15  # … and these some longer context
-    timestamps_share: float = 0.5  # with a quarter, a clip in fifty ran on in full windows with timestamps
+    full_share: float | None = None  # of the clips see the full 30 s window each epoch
+    longer_share: float | None = None  # … and these some longer context
+    timestamps_share: float | None = None  # of the clips have them
     mask_share: float = 1.0  # of the batches are masked (SpecAugment)
     stretch: float = 0.12  # speech is made up to this share faster or slower
     ctc_weight: float | None = None  # of the letters' loss beside the tokens' (training.ctc)
@@ -66,6 +66,11 @@ _DEFAULTS = {
     1024: (4.0, 6e-6, 16, 1.0, 1.0, 0.0, 0.0, 0.0),
     1280: (3.0, 5e-6, 16, 1.0, 1.0, 0.0, 0.0, 0.0),
 }
+_SHARES = {
+    "full_share": 0.01,
+    "longer_share": 0.15,
+    "timestamps_share": 0.5,  # with a quarter, a clip in fifty ran on in full windows with timestamps
+}
 MANY_CLIPS, SEVERAL_CLIPS = 80, 25
 _DEFAULT_NAMES = (
     "epochs learning_rate batch_size decoder_rate_x new_words_rate_x ctc_weight splice_share new_words_apart"
@@ -74,7 +79,7 @@ _DEFAULT_NAMES = (
 
 def defaults_for(settings: Settings, d_model: int, clips: int = MANY_CLIPS) -> Settings:
     """`settings` with what is None filled in for a model of this width that learns from so many clips."""
-    defaults = dict(zip(_DEFAULT_NAMES, _DEFAULTS.get(d_model, _DEFAULTS[768]), strict=True))
+    defaults = _SHARES | dict(zip(_DEFAULT_NAMES, _DEFAULTS.get(d_model, _DEFAULTS[768]), strict=True))
     if d_model == 128 and clips < MANY_CLIPS:
         defaults |= _gentle(clips)
     missing: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
@@ -82,15 +87,20 @@ def defaults_for(settings: Settings, d_model: int, clips: int = MANY_CLIPS) -> S
 
 
 def _gentle(clips: int) -> dict[str, float]:
-    """For nano and few clips: at the full rate ten of them make more errors than they mend, and a head for letters
-    that starts from nothing does not learn from so little. Each clip is heard more often instead.
+    """For nano and few clips: at the full rate ten of them make more errors than they mend. Each clip is heard more
+    often instead, and in more contexts, or the short ones that apps use are worse than the full window. Words are not
+    spliced: the letters' head learns too little from so few to say where they lie (2 nats a letter after half of the
+    steps), and what is cut wrong teaches the decoder not to listen.
 
     With very few, nearly all of the loss is that of the new words, whose rows are empty: before they are filled, their
     gradient drags everything the model knows after words that it cannot say yet. So they only teach their own rows, and
     these fast. With fifty that helped one split and made a clip of another loop.
     """
-    recipe = {"epochs": min(24.0, 12.0 * MANY_CLIPS / clips), "ctc_weight": 0.0, "splice_share": 0.0}
+    recipe = {"epochs": min(24.0, 12.0 * MANY_CLIPS / clips), "splice_share": 0.0}
     if clips >= SEVERAL_CLIPS:
-        return recipe | {"learning_rate": 3.5e-4 * (clips / 50) ** 1.5}
+        shares = {"full_share": 0.05, "longer_share": 0.5, "timestamps_share": 0.75}
+        rate = 5e-4 * (clips / 50) ** 1.5
+        return recipe | shares | {"ctc_weight": 0.3, "learning_rate": rate, "new_words_rate_x": 16.0}
     rate = 8.75e-6 * clips
-    return recipe | {"learning_rate": rate, "new_words_rate_x": 5.5e-3 / rate, "new_words_apart": 1.0}
+    apart = {"ctc_weight": 0.0, "new_words_apart": 1.0}
+    return recipe | apart | {"learning_rate": rate, "new_words_rate_x": 5.5e-3 / rate}

@@ -126,5 +126,8 @@ def test_defaults_follow_the_models_size() -> None:
     assert 0.0 < rates[0] < rates[1] < rates[2]
     assert few.ctc_weight == 0.0 != many.ctc_weight
     assert [settings.new_words_apart for settings in (few, some, many)] == [1.0, 0.0, 0.0]
+    assert [settings.splice_share for settings in (few, some)] == [0.0, 0.0]
+    assert (some.longer_share or 0.0) > (many.longer_share or 0.0) > 0.0
     assert many == defaults_for(Settings(), 128)
+    assert defaults_for(Settings(full_share=0.0), 128, 50).full_share == 0.0
     assert defaults_for(Settings(epochs=1, learning_rate=0.5), 384).learning_rate == 0.5
