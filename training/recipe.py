@@ -98,7 +98,7 @@ def _gentle(clips: int) -> dict[str, float]:
     """
     recipe = {"epochs": min(24.0, 12.0 * MANY_CLIPS / clips), "splice_share": 0.0}
     if clips >= SEVERAL_CLIPS:
-        shares = {"full_share": 0.05, "longer_share": 0.5, "timestamps_share": 0.75}
+        shares = {"full_share": 0.02, "longer_share": 0.5, "timestamps_share": 0.75}
         rate = 5e-4 * (clips / 50) ** 1.5
         return recipe | shares | {"ctc_weight": 0.3, "learning_rate": rate, "new_words_rate_x": 16.0}
     rate = 8.75e-6 * clips
