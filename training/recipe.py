@@ -71,7 +71,7 @@ _SHARES = {
     "longer_share": 0.15,
     "timestamps_share": 0.5,  # with a quarter, a clip in fifty ran on in full windows with timestamps
 }
-MANY_CLIPS, SEVERAL_CLIPS = 80, 25
+MANY_CLIPS, SEVERAL_CLIPS = 80, 32
 _DEFAULT_NAMES = (
     "epochs learning_rate batch_size decoder_rate_x new_words_rate_x ctc_weight splice_share new_words_apart"
 ).split()
@@ -93,14 +93,18 @@ def _gentle(clips: int) -> dict[str, float]:
     steps), and what is cut wrong teaches the decoder not to listen.
 
     With very few, nearly all of the loss is that of the new words, whose rows are empty: before they are filled, their
-    gradient drags everything the model knows after words that it cannot say yet. So they only teach their own rows, and
-    these fast. With fifty that helped one split and made a clip of another loop.
+    gradient drags everything the model knows after words that it cannot say yet, and a clip of fifty runs on in loops.
+    So they only teach their own rows.
     """
-    recipe = {"epochs": min(24.0, 12.0 * MANY_CLIPS / clips), "splice_share": 0.0}
-    if clips >= SEVERAL_CLIPS:
-        shares = {"full_share": 0.02, "longer_share": 0.5, "timestamps_share": 0.75}
-        rate = 5e-4 * (clips / 50) ** 1.5
-        return recipe | shares | {"ctc_weight": 0.3, "learning_rate": rate, "new_words_rate_x": 16.0}
-    rate = 8.75e-6 * clips
-    apart = {"ctc_weight": 0.0, "new_words_apart": 1.0}
-    return recipe | apart | {"learning_rate": rate, "new_words_rate_x": 5.5e-3 / rate}
+    very_few = clips < SEVERAL_CLIPS
+    return {
+        "epochs": min(24.0, 12.0 * MANY_CLIPS / clips),
+        "learning_rate": (8.3e-6 if very_few else 1.16e-5) * clips,
+        "new_words_rate_x": 16.0,
+        "new_words_apart": 1.0 if very_few else 0.0,
+        "ctc_weight": 0.3,
+        "splice_share": 0.0,
+        "full_share": 0.02,
+        "longer_share": 0.5,
+        "timestamps_share": 0.75,
+    }
