@@ -104,7 +104,7 @@ def _gentle(clips: int) -> dict[str, float]:
         "new_words_apart": 1.0 if very_few else 0.0,
         "ctc_weight": 0.3,
         "splice_share": 0.0,
-        "full_share": 0.02,
+        "full_share": 0.05,
         "longer_share": 0.5,
         "timestamps_share": 0.75,
     }
