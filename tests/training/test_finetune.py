@@ -34,7 +34,8 @@ def test_it_learns_and_leaves_a_folder_that_transformers_loads(
     from transformers import WhisperForConditionalGeneration
 
     messages: list[Message] = []
-    settings = Settings(max_steps=30, epochs=12, batch_size=4, full_share=0.0, mask_share=0.0, stretch=0.0, threads=1)
+    plain = Settings(full_share=0.0, longer_share=0.0, mask_share=0.0, stretch=0.0, ctc_weight=0.0, new_words_apart=0.0)
+    settings = dataclasses.replace(plain, max_steps=30, epochs=12, batch_size=4, learning_rate=3e-4, threads=1)
     outcome = finetune(nano, sources, tmp_path / "me", settings, CallbackReporter(messages.append))
     losses = _metrics(messages, "loss")
     assert losses[-1] < losses[0]
