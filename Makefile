@@ -8,7 +8,7 @@ VOICE ?= synthetic
 TORCH ?=
 PY := .venv/bin/python
 
-.PHONY: client-wheel demo test quick threats fuzz lint format bench setup setup-dev clean
+.PHONY: client-wheel demo test tests quick threats fuzz lint format bench setup setup-dev clean
 
 demo: setup
 	$(PY) -m daemon.cli demo --voice $(VOICE)
@@ -16,7 +16,11 @@ demo: setup
 # Some tests wait for clocks and sockets, so three processes fill two cores; none starts threads of its own.
 test quick: export OMP_NUM_THREADS = 1
 
-test: lint
+# The linters need one core for half a minute: they run beside the tests.
+test: setup-dev
+	@$(MAKE) --no-print-directory -j 2 lint tests
+
+tests:
 	$(PY) -m pytest -q -n 3 --dist worksteal
 
 quick: setup-dev

@@ -80,8 +80,12 @@ class BatchLoss:
 
         device = self._model.device
         hidden = encode(self._model, batch.features.to(device))
+        inputs = batch.inputs.to(device)
         states = self._model.model.decoder(
-            inputs_embeds=self._rows.embed(batch.inputs.to(device)), encoder_hidden_states=hidden, use_cache=False
+            inputs_embeds=self._rows.embed(inputs),
+            attention_mask=torch.ones_like(inputs),  # or the sequence is searched for packed ones, every step
+            encoder_hidden_states=hidden,
+            use_cache=False,
         ).last_hidden_state
         wanted = batch.labels != IGNORED  # the vocabulary is wide: only project where there is something to learn
         states, targets = states[wanted.to(device)], self._rows.places(batch.labels[wanted].to(device))
