@@ -27,7 +27,7 @@ from exporters.layout import Dims
 from idiolect.files import folder_bytes
 
 BASE = Dims(51_865, 1500, 512, 8, 6, 448, 512, 8, 6, 80)
-TURNS, STEPS = 5, 12
+TURNS, STEPS = 20, 12
 ENCODINGS = 5
 LIMIT_STEP_X = 2.5  # int8 decoder step, times quicker than onnxruntime's default int8 of the merged export
 LIMIT_ENCODER_X = 8.0  # 300 frames, times quicker than 3000

@@ -31,6 +31,7 @@ def save_state(run: Run) -> None:
         steps[name] = float(state["step"])
         tensors[f"exp_avg.{name}"] = state["exp_avg"]
         tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"]
+    tensors |= {f"mean.{name}": mean for name, mean in zip(names.values(), run.average.means, strict=False)}
     next_, latest, previous = (run.state_dir / name for name in _NEWEST_FIRST)
     position = {name: getattr(run, name) for name in POSITION}
     scaler = run.accelerator.scaler.state_dict() if run.accelerator.scaler else None
@@ -44,6 +45,7 @@ def save_state(run: Run) -> None:
                 "optimizer_steps": steps,
                 "scaler": scaler,
                 "word_cuts": run.splicer.cuts,
+                "averaged": run.average.count,
             },
         )
     if latest.exists():
@@ -89,7 +91,7 @@ def load_best(run: Run) -> dict[str, Any]:
 
 def needed_bytes(n_parameters: int, n_trained: int) -> int:
     """Disk space of a run: three checkpoints while one is written, the best weights, the finished model."""
-    return 3 * 12 * n_trained + 2 * n_parameters + 2 * n_parameters
+    return 3 * 16 * n_trained + 2 * n_parameters + 2 * n_parameters
 
 
 def _sweep(run: Run) -> None:
@@ -129,10 +131,10 @@ def _restore(run: Run, position: dict[str, Any], tensors: dict[str, Any]) -> Non
     import torch
 
     parameters = dict(run.model.named_parameters())
+    names = [name for name, parameter in parameters.items() if parameter.requires_grad]
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            if parameter.requires_grad:
-                parameter.copy_(tensors[f"model.{name}"])
+        for name in names:
+            parameters[name].copy_(tensors[f"model.{name}"])
     for name, step in position["optimizer_steps"].items():
         run.optimizer.state[parameters[name]] = {
             "step": torch.tensor(step),
@@ -141,6 +143,8 @@ def _restore(run: Run, position: dict[str, Any], tensors: dict[str, Any]) -> Non
         }
     if run.accelerator.scaler and position["scaler"]:
         run.accelerator.scaler.load_state_dict(position["scaler"])
+    if position.get("averaged"):
+        run.average.restore(position["averaged"], [tensors[f"mean.{name}"] for name in names])
     if position["word_cuts"]:
         run.splicer.restore(position["word_cuts"])
     for name in POSITION:

@@ -22,6 +22,7 @@ from idiolect.child import Reporter
 from idiolect.errors import JobError, JobStopped
 from idiolect.whisper import MAX_POSITIONS, special_tokens
 from training import ctc, finetune_state, lora, memory, rows
+from training.averaging import Average
 from training.batches import Batch, BatchLoss, draw_batch
 from training.ctc import CtcHead
 from training.decode import encode, greedy
@@ -30,6 +31,7 @@ from training.features import plan_batches, stack
 from training.processes import Processes
 from training.recipe import Settings
 from training.rows import Rows
+from training.scoring import ratio
 from training.splicing import Splicer
 
 MAX_SELECT_CLIPS = 64  # enough to choose a checkpoint; decoding them after each epoch must stay cheap
@@ -87,6 +89,7 @@ class Run:
         tokens = sum(len(example.tokens) + 1 for example in train) / len(train)
         self.nominal_tokens = tokens * min(settings.batch_size or 1, len(train))
         self._plan_steps()
+        self.average = Average(self.trained, self.total_steps)
         self._fit_memory()
         self.step = self.judged_step = 0
         self.best_errors = math.inf
@@ -109,6 +112,7 @@ class Run:
                         save_after_s = max(save_after_s, MIN_SAVE_SPACING_X * (time.monotonic() - began))
                     loss = self._optimise(batch)
                     self.step += 1
+                    self.average.take(self.step)
                     self.reporter.progress(self.step, self.total_steps, "steps")
                     if self.step % 10 == 0 or self.step == self.total_steps:
                         self.reporter.metric(step=self.step, loss=loss, learning_rate=self._learning_rate())
@@ -116,6 +120,8 @@ class Run:
                 # the first half is never the best, and judging takes as long as some steps
                 if self.judged_step < self.step and self.step > self.total_steps / 2:
                     self._keep_if_best()
+            self.average.put()
+            self._keep_if_best()
         except JobStopped:
             self.train_s += time.monotonic() - began
             self._save()
@@ -292,17 +298,16 @@ class Run:
     def _keep_if_best(self) -> None:
         """Judge the present weights on the select clips, and keep them when they are the best so far."""
         self.rows.write_back()
-        errors, tokens = self.processes.from_main(self._select_errors() if self.processes.main else None)
+        errors, chance = self.processes.from_main(self._select_errors() if self.processes.main else None)
         self.judged_step = self.step
         self.reporter.metric(step=self.step, select_errors=errors)
         # A later model replaces one that is better by chance alone: a few clips cannot tell them apart.
-        chance = math.sqrt(errors * max(0.0, 1 - errors) / tokens) if tokens else 0.0
         if errors <= self.best_errors + chance and self.processes.main:
             finetune_state.save_best(self)
         self.best_errors = min(self.best_errors, errors)
 
-    def _select_errors(self) -> tuple[float, int]:
-        """Token errors per token on the select clips, decoded greedily at their own length, and the tokens.
+    def _select_errors(self) -> tuple[float, float]:
+        """Token errors per token on the select clips, decoded greedily at their own length, and its standard error.
 
         Greedy decoding, because a model can be sure of every next word and still run away from the audio.
         """
@@ -311,7 +316,8 @@ class Run:
 
         model = self.model.eval()
         chosen = self.select_set[:MAX_SELECT_CLIPS]
-        errors, tokens = 0, sum(len(example.tokens) for example in chosen)
+        errors: list[int] = []
+        counts: list[int] = []
         for language in {example.language for example in chosen}:
             clips = [example for example in chosen if example.language == language]
             positions = [min(MAX_POSITIONS, clip.positions + 32) for clip in clips]
@@ -323,8 +329,9 @@ class Run:
                 with torch.inference_mode():
                     hidden = encode(model, features.to(self.accelerator.device))
                     heard = greedy(model, hidden, prompt, self.special.eot, max_new_tokens=2 * longest + 8)
-                errors += sum(Levenshtein.distance(clip.tokens, row) for clip, row in zip(here, heard, strict=True))
-        return (errors / tokens if tokens else 0.0), tokens
+                errors += [Levenshtein.distance(clip.tokens, row) for clip, row in zip(here, heard, strict=True)]
+                counts += [len(clip.tokens) for clip in here]
+        return ratio(errors, counts)
 
     def _stop_here(self, *_: object) -> None:
         """Hook of every layer: a step that is asked to stop is left undone, which changes no weight."""

@@ -1,9 +1,9 @@
 """How much memory a training step takes, before it is taken; and what to do where that is more than there is.
 
-At the peak there are the weights, AdamW's two averages, the gradients (the embedding's twice: from the input and from
-the logits), what every layer keeps of each position and token for the way back, and the logits. The bytes below are
-those of the tensors that autograd keeps in transformers' Whisper layers with scaled-dot-product attention, and a sixth
-for what allocators waste, as benchmarks/memory.py measures.
+At the peak there are the weights, AdamW's two averages, on a CPU the weights' mean too (training.averaging), the
+gradients (the embedding's twice: from the input and from the logits), what every layer keeps of each position and token
+for the way back, and the logits. The bytes below are those of the tensors that autograd keeps in transformers' Whisper
+layers with scaled-dot-product attention, and a sixth for what allocators waste, as benchmarks/memory.py measures.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def estimate_peak_bytes(need: Need) -> int:
         cross *= shape.decoder_layers
     activations = shape.d_model * (need.positions * (encoder + cross + _STEM[need.half]) + need.tokens * decoder)
     logits = need.tokens * shape.logits * _LOGITS
-    weights = shape.parameters * _FLOAT + shape.trained * (_MOMENTS + (_HALF if need.half else 0))
+    kept = _MOMENTS + (_FLOAT if shape.device == "cpu" else 0) + (_HALF if need.half else 0)
+    weights = shape.parameters * _FLOAT + shape.trained * kept
     gradients = shape.trained * _FLOAT + min(shape.trained, shape.logits * shape.d_model) * _FLOAT
     return round(weights + gradients + activations + logits + _RUNTIME_BYTES.get(shape.device, 0))
 

@@ -6,6 +6,7 @@ spoken digits ("seven three" → "73"), which makes WER jump.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -115,6 +116,19 @@ def paired_bootstrap(
     sampled = (draws @ difference) / np.maximum(draws @ n_words, 1.0)
     low, high = np.quantile(sampled, [0.025, 0.975])
     return float(difference.sum() / n_words.sum()), float(low), float(high)
+
+
+def ratio(errors: Sequence[int], counts: Sequence[int]) -> tuple[float, float]:
+    """Errors per word (or token) over clips, and its standard error, infinite for one clip.
+
+    By clips, not by words: a clip that runs on brings many errors at once (ratio estimator, Cochran, 1977, §6).
+    """
+    clips, words = len(counts), sum(counts)
+    rate = sum(errors) / words if words else 0.0
+    if clips < 2:
+        return rate, math.inf
+    squares = sum((found - rate * count) ** 2 for found, count in zip(errors, counts, strict=True))
+    return rate, math.sqrt(squares * clips / (clips - 1)) / words
 
 
 def is_loop(hypothesis: str, duration_s: float) -> bool:

@@ -183,7 +183,7 @@ def test_a_full_disk_is_told_beforehand(nano: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("training.finetune.free_bytes", lambda folder: 50_000_000)
     with pytest.raises(JobError, match=r"needs 0\.\d GB of disk space"):
         train(nano, tmp_path / "me", SETTINGS, [])
-    assert finetune_state.needed_bytes(100, 10) == 760
+    assert finetune_state.needed_bytes(100, 10) == 880
 
 
 def test_a_checkpoint_that_the_disk_does_not_take_ends_nothing(

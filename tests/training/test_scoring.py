@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from training import scoring
@@ -81,6 +83,14 @@ def test_the_interval_of_noise_holds_zero() -> None:
 
 def test_no_words_no_difference() -> None:
     assert scoring.paired_bootstrap([0], [0], [0]) == (0.0, 0.0, 0.0)
+
+
+def test_the_standard_error_is_that_of_clips() -> None:
+    spread, together = [1] * 10, [0] * 9 + [10]
+    assert scoring.ratio(spread, [10] * 10) == (0.1, 0.0)
+    assert scoring.ratio(together, [10] * 10) == pytest.approx((0.1, 0.1))
+    assert scoring.ratio([1], [4]) == (0.25, math.inf)
+    assert scoring.ratio([], []) == (0.0, math.inf)
 
 
 def test_recall_counts_occurrences_clip_by_clip() -> None:
