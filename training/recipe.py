@@ -59,7 +59,7 @@ class Settings:
 # says; its rows of new words start from zero and must move fast; the letters keep it listening. The others follow
 # OpenAI's own pre-training rates divided by about 40; what letters do for them was not measured.
 _DEFAULTS = {
-    128: (12.0, 1e-3, 4, 0.4, 8.0, 0.6, 0.3, 0.0),
+    128: (12.0, 1e-3, 4, 0.4, 8.0, 0.6, 0.4, 0.0),
     384: (6.0, 3e-5, 16, 1.0, 1.0, 0.0, 0.0, 0.0),
     512: (6.0, 2e-5, 16, 1.0, 1.0, 0.0, 0.0, 0.0),
     768: (5.0, 1e-5, 16, 1.0, 1.0, 0.0, 0.0, 0.0),
