@@ -24,7 +24,7 @@ tests:
 	$(PY) -m pytest -q -n 3 --dist worksteal
 
 quick: setup-dev
-	$(PY) -m pytest -q -n 2 --dist worksteal -m "not torch and not whispercpp and not slow"
+	$(PY) -m pytest -q -n 3 --dist worksteal -m "not torch and not whispercpp and not slow"
 
 threats: setup-dev
 	$(PY) -m tests.threats

@@ -14,7 +14,10 @@ import pytest
 NEEDED = ("avahi-daemon", "avahi-browse", "avahi-resolve", "dbus-daemon", "unshare", "ip")
 MISSING = [name for name in NEEDED if shutil.which(name) is None]
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (Debian: avahi-utils)")
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (Debian: avahi-utils)"),
+    pytest.mark.slow,
+]
 
 NETWORK = """
 set -e
