@@ -119,13 +119,13 @@ def paired_bootstrap(
 
 
 def ratio(errors: Sequence[int], counts: Sequence[int]) -> tuple[float, float]:
-    """Errors per word (or token) over clips, and its standard error, infinite for one clip.
+    """Errors per word (or token) over clips, and its standard error, infinite for one clip and for no words.
 
     By clips, not by words: a clip that runs on brings many errors at once (ratio estimator, Cochran, 1977, §6).
     """
     clips, words = len(counts), sum(counts)
     rate = sum(errors) / words if words else 0.0
-    if clips < 2:
+    if clips < 2 or not words:
         return rate, math.inf
     squares = sum((found - rate * count) ** 2 for found, count in zip(errors, counts, strict=True))
     return rate, math.sqrt(squares * clips / (clips - 1)) / words

@@ -90,7 +90,7 @@ def test_the_standard_error_is_that_of_clips() -> None:
     assert scoring.ratio(spread, [10] * 10) == (0.1, 0.0)
     assert scoring.ratio(together, [10] * 10) == pytest.approx((0.1, 0.1))
     assert scoring.ratio([1], [4]) == (0.25, math.inf)
-    assert scoring.ratio([], []) == (0.0, math.inf)
+    assert scoring.ratio([], []) == scoring.ratio([0, 0], [0, 0]) == (0.0, math.inf)
 
 
 def test_recall_counts_occurrences_clip_by_clip() -> None:
