@@ -14,7 +14,7 @@ demo: setup
 	$(PY) -m daemon.cli demo --voice $(VOICE)
 
 # Some tests wait for clocks and sockets, so three processes fill two cores; none starts threads of its own.
-test quick: export OMP_NUM_THREADS = 1
+tests quick: export OMP_NUM_THREADS = 1
 
 # The linters need one core for half a minute: they run beside the tests.
 test: setup-dev
