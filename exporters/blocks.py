@@ -17,6 +17,8 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 BLOCK = 32
 _LEAST_NORMAL_F16 = np.uint32(0x38800000)  # 2**-14, as float32
 _F16_SPAN = np.uint32(0x477FE000 - 0x38800000)  # up to 65504
+_SIGN = np.uint32(0x80000000)
+_NEARLY_HALF = np.uint32(0x3EFFFFFF)  # 0.5 - 2**-25: with a half, what lies just under a half would reach 1
 
 
 def via_f16(values: Floats) -> Floats:
@@ -65,13 +67,10 @@ def _q5_1(x: Floats) -> Bytes:
 def _q8_0(x: Floats) -> Bytes:
     scale = np.abs(np.maximum(x.max(axis=0), -x.min(axis=0))) / np.float32(127)  # abs: never -0
     x *= _inverse(scale)
-    whole = np.rint(x)
-    x -= whole
-    # C's roundf goes away from zero at ties, numpy's rint to even.
-    up, down = x == np.float32(0.5), x == np.float32(-0.5)
-    whole += up & (whole >= 0)
-    whole -= down & (whole <= 0)
-    return np.hstack([_f16_bytes(scale), whole.astype(np.int8).view(np.uint8).T])
+    half = x.view(np.uint32) & _SIGN
+    half |= _NEARLY_HALF
+    x += half.view(np.float32)  # and cut: C's roundf, which goes away from zero at ties
+    return np.hstack([_f16_bytes(scale), x.astype(np.int8).view(np.uint8).T])
 
 
 _QUANTIZERS: dict[str, Callable[[Floats], Bytes]] = {
