@@ -3,13 +3,14 @@
 `python -m benchmarks.onnx`; exit status 1 when a limit is missed. The weights are random: size and speed do not depend
 on them. The peers need `pip install "idiolect[peers]"`; without them the status is 1 as well.
 
-Over 1500 positions a step of either model also reads 37 MB of float32 keys and values, beside our 45 MB of weights:
-there the memory's pace decides by how much int8 is quicker than onnxruntime's (2.1 to 3.1 × on one shared machine), at
-the 160 positions of a short clip the arithmetic does (2.9 to 3.5 ×).
+Over 1500 positions a step of either model also reads 37 MB of float32 keys and values, beside 48 MB of int8 weights,
+and one thread reads them no quicker for us: int8 is then 2.2 to 2.9 × quicker than onnxruntime's on one shared machine,
+2.7 to 3.5 × with its own choice of threads, and 2.9 to 3.9 × over the 160 positions of a short clip.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import subprocess
@@ -123,14 +124,16 @@ def _encoding_s(session: Any, frames: int) -> float:  # noqa: ANN401
 def _decoders(models: Mapping[str, Path]) -> bool:
     """Models take turns of some steps each, so that what else the machine does falls on all of them."""
     within = True
-    for positions in (1500, 160):
-        steps = {name: _stepper(_session(at, "decoder_model_merged"), positions) for name, at in models.items()}
+    for positions, threads in itertools.product((1500, 160), (0, 1)):
+        sessions = {name: _session(at, "decoder_model_merged", threads) for name, at in models.items()}
+        steps = {name: _stepper(session, positions) for name, session in sessions.items()}
         best_s = dict.fromkeys(steps, math.inf)
         for _ in range(TURNS):
             for name, step in steps.items():
                 best_s[name] = min(best_s[name], *(_seconds(partial(step, (token,))) for token in range(STEPS)))
         ours_s = best_s["idiolect int8"]
-        print(f"\ndecoder step, one thread, {positions} encoder positions, best of {TURNS * STEPS}")
+        where = "one thread" if threads else "as many threads as onnxruntime takes by itself"
+        print(f"\ndecoder step over {positions} encoder positions, best of {TURNS * STEPS}, {where}")
         for name, step_s in best_s.items():
             limit = LIMIT_STEP_X if name.startswith("onnxruntime") else 1.0
             within &= step_s >= limit * ours_s
@@ -158,11 +161,11 @@ def _stepper(session: Any, positions: int) -> Step:  # noqa: ANN401
     return step
 
 
-def _session(pattern: Path, part: str) -> Any:  # noqa: ANN401
+def _session(pattern: Path, part: str, threads: int = 1) -> Any:  # noqa: ANN401
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
     return onnxruntime.InferenceSession(str(pattern).format(part), options, ["CPUExecutionProvider"])
 
 

@@ -68,6 +68,8 @@ def export(
     what = f"sha256 {made[0].sha256}" if len(made) == 1 else f"{len(made)} files"
     loads = f"; loads in {checked.runtime}" if checked else ""
     out.print(f"{file}: {size}, {what}{loads}", markup=False, soft_wrap=True)
+    for unchecked in checked.not_checked if checked else ():
+        out.print(f"not checked: {unchecked}", markup=False, soft_wrap=True)
 
 
 _COMPARING = ("data", "vocabulary", "audio_context", "language", "html")

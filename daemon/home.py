@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from daemon.config import example, load
 from daemon.paths import Paths
 from daemon.work.spec import load_result
-from idiolect.errors import ExportError, IdiolectError, MissingExtra, RuntimeFailed, UsageError
-from idiolect.files import write_text
+from idiolect.errors import ExportError, MissingExtra, RuntimeFailed, UsageError
+from idiolect.files import sync_folder, write_text
 from training import base_models
 
 if TYPE_CHECKING:
@@ -121,14 +123,33 @@ def export_model(
     if outfile.is_dir() and (format in _FILE_ENDS or any(outfile.iterdir())):
         what = f"a folder, and {format} is one file" if format in _FILE_ENDS else "a folder with something in it"
         raise UsageError(f"{outfile} is {what}", "move it away, or name another: --outfile F")
-    made = exporters.export_to(folder, format, quantization, outfile, reporter)
-    try:
+    with _beside(outfile) as written:
+        made = exporters.export_to(folder, format, quantization, written, reporter)
         if profile and not force:
             _check_size(profile, made)
-        return outfile, made, _loaded(outfile, reporter, force)
-    except IdiolectError:
-        shutil.rmtree(outfile) if outfile.is_dir() else outfile.unlink()
-        raise
+        checked = _loaded(written, reporter, force)
+    return outfile, made, checked
+
+
+@contextlib.contextmanager
+def _beside(outfile: Path) -> Iterator[Path]:
+    """A path of the same name on the same disk, which takes the place of `outfile` when all went well."""
+    try:
+        outfile.parent.mkdir(parents=True, exist_ok=True)
+        room = Path(tempfile.mkdtemp(prefix=".idiolect-", dir=outfile.parent))
+    except OSError as error:
+        raise ExportError(f"could not write {outfile}: {error.strerror}", "name another --outfile") from error
+    written = room / outfile.name
+    try:
+        yield written
+        if outfile.is_dir():  # an empty one
+            outfile.rmdir()
+        written.replace(outfile)
+        sync_folder(outfile.parent)
+    except ExportError as error:
+        raise ExportError(error.message.replace(str(written), str(outfile)), error.hint) from error
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
 
 
 def _check_size(profile: Profile, made: Sequence[ExportedFile]) -> None:
@@ -148,11 +169,11 @@ def _loaded(outfile: Path, reporter: Reporter, force: bool) -> Checked | None:
     try:
         return exporters.load(outfile)
     except MissingExtra as error:
-        reporter.warning(f"{outfile} was not loaded: {error.message}; {error.hint}")
+        reporter.warning(f"{outfile.name} was not loaded: {error.message}; {error.hint}")
     except RuntimeFailed as error:
         if not force:
             raise RuntimeFailed(error.message, f"{error.hint}; it was not kept (--force keeps it)") from error
-        reporter.warning(f"{outfile}: {error.message}")
+        reporter.warning(f"{outfile.name}: {error.message}")
     return None
 
 

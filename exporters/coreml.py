@@ -18,7 +18,15 @@ from exporters.checkpoint import Checkpoint, check_tokenizer, open_checkpoint
 from exporters.coreml_check import check_coreml
 from exporters.coreml_parts import alignment_heads
 from exporters.layout import tensors
-from exporters.whisperkit import COMPANIONS, OPTIONAL_COMPANIONS, PARTS, QUANTIZATIONS, is_listed
+from exporters.weights import read_json
+from exporters.whisperkit import (
+    COMPANIONS,
+    OPTIONAL_COMPANIONS,
+    PARTS,
+    QUANTIZATIONS,
+    TOKENIZER_CLASSES,
+    is_listed,
+)
 from idiolect.child import Reporter, error_from, parse
 from idiolect.errors import ArtifactError, CheckpointError, ExportError, JobError, UsageError, require
 from idiolect.files import free_bytes, replacing_folder
@@ -63,6 +71,10 @@ def _check_companions(model: Checkpoint) -> None:
                 f"{model.folder} has no {name}, which WhisperKit needs", "copy it from the base model"
             )
     check_tokenizer(model.folder)
+    written = read_json(model.folder / "tokenizer_config.json", "copy it from the base model").get("tokenizer_class")
+    if written is not None and written not in TOKENIZER_CLASSES:
+        accepted = ", ".join(TOKENIZER_CLASSES)
+        raise CheckpointError(f"{model.folder}: tokenizer_class is {written!r}, WhisperKit knows {accepted}")
 
 
 def _check_space(model: Checkpoint, out: Path) -> None:

@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from exporters.checkpoint import TOKENIZER
 from exporters.layout import Dims, Tensor, check_dims, tensors
-from exporters.onnx_reader import check_json, check_text
+from exporters.onnx_reader import check_json, check_text, check_vocabulary
 from exporters.plans import FLOAT, FLOAT16, INT8, Plan, Weight, check_plan
 from idiolect.errors import ArtifactError
 
 QUANTIZATIONS = {"float32": FLOAT, "float16": FLOAT16, "int8": INT8}
 """Quantization → type of the matrices; with int8 all else stays float32."""
 MODEL = "model.bin"
-TEXTS = ("config.json", "preprocessor_config.json", "tokenizer.json")
+TEXTS = ("config.json", "preprocessor_config.json", TOKENIZER)
 VOCABULARY = "vocabulary.json"
 _CODES = {FLOAT: 0, INT8: 1, FLOAT16: 4}
 _HEAD = struct.pack("<I", 6) + struct.pack("<H", 12) + b"WhisperSpec\0" + struct.pack("<I", 3)
@@ -70,6 +71,7 @@ def check_ctranslate2(folder: Path) -> CTranslate2Info:
         raise ArtifactError(f"{path.name} cannot be used: {error}", _DAMAGED) from error
     for name in TEXTS:
         check_text(folder / name, check_json)
+    check_text(folder / TOKENIZER, lambda found: check_vocabulary(found, info.dims))
     check_text(folder / VOCABULARY, lambda found: _check_vocabulary(found, info.dims))
     return info
 

@@ -45,7 +45,7 @@ def metadata(model: Checkpoint, stored_as: Quantization) -> dict[str, Any]:
     special, n_vocab = special_tokens(model.dims.n_vocab), model.dims.n_vocab
     values: dict[str, Any] = {
         "general.architecture": "whisper",
-        "general.name": model.folder.name,
+        "general.name": "Whisper",  # not the folder's: the same model gives the same bytes
         "general.file_type": stored_as.ftype,
         "general.languages": list(LANGUAGES[: special.n_languages]) if special.multilingual else ["en"],
         "stt.variant": "whisper",
@@ -56,8 +56,9 @@ def metadata(model: Checkpoint, stored_as: Quantization) -> dict[str, Any]:
     }
     settings = token_settings(model.folder, n_vocab)
     for key in ("suppress_tokens", "begin_suppress_tokens"):
-        if settings[key]:
-            values[f"stt.whisper.{key}"] = settings[key]
+        ids = [token for token in settings[key] or [] if token >= 0]  # -1 stands for no further ones
+        if ids:
+            values[f"stt.whisper.{key}"] = ids
     return values
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporters.checkpoint import open_checkpoint, read_dims
+from exporters.checkpoint import TOKENIZER, open_checkpoint, read_dims
 from exporters.layout import Dims, tensors
 from exporters.onnx import copied, preprocessor_config
+from exporters.onnx_reader import check_text, check_vocabulary
 from exporters.plans import FLOAT, FLOAT16, Plan, Weight, check_plan, plan_bytes, write_planned
 from exporters.weights import read_json
 from idiolect.child import Reporter
@@ -45,7 +46,8 @@ def write(checkpoint: Path, quantization: str, out: Path, reporter: Reporter) ->
     if quantization not in QUANTIZATIONS:
         raise UsageError(f"there is no quantization {quantization!r}", f"choose one of {', '.join(QUANTIZATIONS)}")
     model = open_checkpoint(checkpoint)
-    config = {**read_json(checkpoint / "config.json", ""), "torch_dtype": quantization, "tie_word_embeddings": True}
+    dtypes = dict.fromkeys(("dtype", "torch_dtype"), quantization)  # the first is read by newer tools
+    config = {**read_json(checkpoint / "config.json", ""), **dtypes, "tie_word_embeddings": True}
     texts = {
         "config.json": json.dumps(config, indent=1).encode() + b"\n",
         "preprocessor_config.json": preprocessor_config(model.dims.n_mels),
@@ -82,6 +84,7 @@ def check_huggingface(folder: Path) -> HuggingFaceInfo:
         dims = read_dims(folder)
         for name in NEEDED:
             read_json(folder / name, "")
+        check_text(folder / TOKENIZER, lambda found: check_vocabulary(found, dims))
         with path.open("rb") as file:
             size_bytes = file.seek(0, 2)
             found = next((each for each in QUANTIZATIONS if plan_bytes(plan(dims, each)) == size_bytes), "float16")

@@ -51,7 +51,7 @@ def write_folder(
     for name, planned in plans.items():
         if plan_bytes(planned) > MAX_FILE_BYTES:
             size = f"{name} would be {plan_bytes(planned) / 1e9:.1f} GB, and an ONNX file holds 2.1"
-            raise CheckpointError(f"{model.folder}: {size}", "choose fp16 or int8")
+            raise CheckpointError(f"{model.folder}: {size}", "choose a smaller --quant")
     write_planned(model, plans, texts, check_onnx, out, reporter)
 
 

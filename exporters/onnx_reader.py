@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporters.checkpoint import TOKENIZER
 from exporters.layout import Dims, check_dims
 from exporters.onnx_graph import read_metadata
 from exporters.onnx_models import identify, plan
@@ -16,7 +17,7 @@ from idiolect.errors import ArtifactError
 from idiolect.whisper import special_tokens
 
 HEAD_BYTES = 1 << 14
-TEXTS = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
+TEXTS = ("config.json", "generation_config.json", "preprocessor_config.json", TOKENIZER, "tokenizer_config.json")
 """The files of transformers.js beside the models."""
 _DAMAGED = "the file is damaged or was not copied whole; export or pull it again"
 
@@ -49,6 +50,7 @@ def check_onnx(folder: Path) -> OnnxInfo:
     info = _check_models("", models[0][0], models[1][0])
     for name in TEXTS:
         check_text(folder / name, check_json)
+    check_text(folder / TOKENIZER, lambda path: check_vocabulary(path, info.dims))
     return info
 
 
@@ -97,6 +99,15 @@ def _check_tokens(path: Path, dims: Dims) -> None:
         if number != str(index).encode():
             raise ValueError(f"line {index + 1} is not token {index}")
         base64.b64decode(token, validate=True)
+
+
+def check_vocabulary(path: Path, dims: Dims) -> None:
+    """Raise ValueError for a tokenizer.json that does not hold every text token."""
+    model = json.loads(path.read_bytes()).get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    eot = special_tokens(dims.n_vocab).eot
+    if not isinstance(vocabulary, dict) or len(vocabulary) not in (eot, eot + 1):
+        raise ValueError(f"it does not hold the {eot} text tokens of this model")
 
 
 def check_json(path: Path) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
 
 ANSWER_TIMEOUT_S = 600.0  # a 30 s clip with a large model on a slow machine takes minutes, never this many
-_TELLING = re.compile(r"error|fail|assert|abort", re.IGNORECASE)  # most of what whisper.cpp prints is sizes
+_TELLING = re.compile(r"error|exception|fail|assert|abort", re.IGNORECASE)  # most of what whisper.cpp prints is sizes
 _DEFAULTS = DecodingOptions()
 
 

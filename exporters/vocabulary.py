@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from exporters.checkpoint import byte_table
+from exporters.checkpoint import byte_table, check_tokenizer
 from exporters.weights import read_json
 from idiolect.errors import CheckpointError
 from idiolect.whisper import LANGUAGES, special_tokens
@@ -46,15 +46,16 @@ def token_settings(folder: Path, n_vocab: int) -> dict[str, Any]:
 def merges(folder: Path) -> list[str]:
     """The tokenizer's merges in order, "left right" each, from tokenizer.json, or from merges.txt.
 
-    Raises CheckpointError where neither lists them.
+    Raises CheckpointError where neither lists them, and for a tokenizer.json of other tokens.
     """
     path = folder / "tokenizer.json"
     if path.is_file():
         found = read_json(path, HINT).get("model")
-        pairs = found.get("merges", []) if isinstance(found, dict) else []
-        texts = [" ".join(pair) if isinstance(pair, list) else pair for pair in pairs]
-        if texts and all(isinstance(text, str) for text in texts):
-            return texts
+        pairs = found.get("merges") if isinstance(found, dict) else None
+        parts = [pair if isinstance(pair, list) else [pair] for pair in pairs] if isinstance(pairs, list) else []
+        if parts and all(isinstance(part, str) for pair in parts for part in pair):
+            check_tokenizer(folder)
+            return [" ".join(pair) for pair in parts]
     try:
         lines = (folder / "merges.txt").read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:

@@ -102,7 +102,7 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not exist", hint) from None
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}", hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", hint) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is not a JSON object", hint)
@@ -137,7 +137,7 @@ def _header(path: Path) -> dict[str, StoredTensor]:
             header = json.loads(file.read(length))
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}", broken) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has an unreadable header", broken) from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} has an unreadable header", broken)
@@ -155,11 +155,12 @@ def _stored(path: Path, name: str, entry: object, data_start: int, size_bytes: i
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]  # type: ignore[index]
         whole = all(type(value) is int and value >= 0 for value in (*shape, start, end))
+        size_bytes_each = _DTYPE_BYTES.get(dtype)
     except (TypeError, KeyError, ValueError):
         raise CheckpointError(f"{path}: the header's entry for {name} is unreadable", "copy the file again") from None
-    if dtype not in _DTYPE_BYTES:
+    if size_bytes_each is None:
         accepted = ", ".join(_DTYPE_BYTES)
         raise CheckpointError(f"{path}: {name} is stored as {dtype}, not {accepted}", "save the model as float16")
-    if not whole or end - start != math.prod(shape) * _DTYPE_BYTES[dtype] or data_start + end > size_bytes:
+    if not whole or end - start != math.prod(shape) * size_bytes_each or data_start + end > size_bytes:
         raise CheckpointError(f"{path} ends before {name} does", "the file was not copied whole; copy it again")
     return StoredTensor(name.removeprefix("model."), path, data_start + start, dtype, shape)

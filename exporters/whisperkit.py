@@ -24,7 +24,14 @@ SPEC_VERSION, OPSET = 7, "CoreML6"  # iOS 16, macOS 13
 ALIGNMENT = "alignment_heads_weights"
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "config.json")  # without them WhisperKit asks the network
 OPTIONAL_COMPANIONS = ("generation_config.json",)
-TOKENIZER_CLASSES = ("WhisperTokenizer", "WhisperTokenizerFast", "GPT2Tokenizer", "PreTrainedTokenizerFast")
+TOKENIZER_CLASSES = (
+    "WhisperTokenizer",
+    "WhisperTokenizerFast",
+    "GPT2Tokenizer",
+    "PreTrainedTokenizer",
+    "PreTrainedTokenizerFast",
+    "TokenizersBackend",
+)
 _LISTED = re.compile(r"(tiny|base|small|medium)(\.en)?$|large(-v[23])?")
 
 

@@ -87,10 +87,15 @@ def test_an_export_larger_than_its_profile_takes_is_not_left(home: Path, tmp_pat
     home.mkdir()
     (home / "config.toml").write_text("[profiles.android-futo]\nmax_size_mb = 5\n")
     command = ["export", "nano", "--profile", "android-futo"]
-    done = idiolect(*command, home=home, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "more than the 5 MB (max_size_mb) of profile android-futo" in done.stderr
-    assert not list(tmp_path.glob("*.bin"))
+    earlier = tmp_path / "earlier.bin"
+    earlier.write_text("what stood there before")
+    for outfile in ((), ("--outfile", str(earlier))):
+        done = idiolect(*command, *outfile, home=home, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "more than the 5 MB (max_size_mb) of profile android-futo" in done.stderr
+    assert list(tmp_path.iterdir()) == [home, earlier] or list(tmp_path.iterdir()) == [earlier, home]
+    assert earlier.read_text() == "what stood there before"
+    earlier.unlink()
     assert idiolect(*command, "--force", home=home, cwd=tmp_path).returncode == 0
     assert [path.name for path in tmp_path.glob("*.bin")] == ["idiolect-nano-q4_0.bin"]
 
@@ -122,12 +127,13 @@ def test_an_export_that_its_runtime_refuses_is_not_left(
         raise RuntimeFailed(f"whisper.cpp was killed by SIGABRT while loading {path.name}")
 
     monkeypatch.setattr("exporters.load", refuse)
+    (tmp_path / "me.bin").write_text("what stood there before")
     with pytest.raises(RuntimeFailed, match="killed by SIGABRT") as caught:
         _exported(home, tmp_path / "me.bin")
     assert "--force keeps it" in caught.value.hint
-    assert not (tmp_path / "me.bin").exists()
+    assert (tmp_path / "me.bin").read_text() == "what stood there before"
     assert "killed by SIGABRT" in _exported(home, tmp_path / "me.bin", force=True)[0]
-    assert (tmp_path / "me.bin").exists()
+    assert (tmp_path / "me.bin").stat().st_size > 1_000_000
 
 
 def test_one_file_takes_the_place_of_no_folder(home: Path, tmp_path: Path) -> None:

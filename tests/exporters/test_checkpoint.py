@@ -122,6 +122,19 @@ def test_51866_tokens_must_be_large_v3s(tmp_path: Path) -> None:
     assert open_checkpoint(folder).dims.n_vocab == 51_866
 
 
+def test_json_that_is_nested_too_deep_is_not_read(small: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small, tmp_path / "model")
+    deep = b"[" * 100_000
+    (folder / "config.json").write_bytes(deep)
+    with pytest.raises(CheckpointError, match="is not JSON"):
+        open_checkpoint(folder)
+    shutil.copy(small / "config.json", folder)
+    for header in (deep, b'{"a": {"dtype": [], "shape": [1], "data_offsets": [0, 4]}}'):
+        (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(CheckpointError, match="unreadable"):
+            open_checkpoint(folder)
+
+
 def test_an_english_only_model(tmp_path: Path) -> None:
     model = open_checkpoint(make_checkpoint(tmp_path, dims(n_vocab=51_864)))
     assert len(model.tokens) == 50_257
@@ -147,9 +160,14 @@ def test_a_tokenizer_json_of_another_model_is_refused(
 
 def test_merges_are_read_where_they_are(small: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(small, tmp_path / "model")
-    (folder / "tokenizer.json").write_text('{"model": {"merges": []}}')
-    with pytest.raises(CheckpointError, match="lists no merges"):
+    for none in ("[]", "null", "7", "[[7, 8]]"):
+        (folder / "tokenizer.json").write_text(f'{{"model": {{"merges": {none}}}}}')
+        with pytest.raises(CheckpointError, match="lists no merges"):
+            merges(folder)
+    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}, "merges": ["a b"]}}')
+    with pytest.raises(CheckpointError, match="does not hold the tokens and merges of this model"):
         merges(folder)
+    (folder / "tokenizer.json").unlink()
     (folder / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(CheckpointError, match="lists no merges"):
         merges(folder)

@@ -196,6 +196,12 @@ def test_damage_is_refused(copied: Path, damage: Callable[[bytes], bytes], reaso
         open_artifact(copied)
 
 
+def test_a_tokenizer_without_the_tokens_is_refused(copied: Path) -> None:
+    (copied / "tokenizer.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="does not hold the 50257 text tokens"):
+        open_artifact(copied)
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "preprocessor_config.json", "vocabulary.json"])
 def test_damaged_texts_are_refused(copied: Path, name: str) -> None:
     (copied / name).write_text('"text"')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -82,8 +83,18 @@ def test_keys_filters_and_window(nano: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(small: Path, small_gguf: Path, tmp_path: Path) -> None:
-    export_file(small, "gguf", "q4_0", tmp_path / "again.gguf")
+    moved = shutil.copytree(small, tmp_path / "another name")
+    export_file(moved, "gguf", "q4_0", tmp_path / "again.gguf")
     assert (tmp_path / "again.gguf").read_bytes() == small_gguf.read_bytes()
+
+
+def test_no_further_token_is_no_token(small: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(small, tmp_path / "model")
+    (model / "generation_config.json").write_text('{"suppress_tokens": [-1], "begin_suppress_tokens": [220, -1]}')
+    export_file(model, "gguf", "q4_0", tmp_path / "m.gguf")
+    metadata = check_gguf(tmp_path / "m.gguf").metadata
+    assert "stt.whisper.suppress_tokens" not in metadata
+    assert metadata["stt.whisper.begin_suppress_tokens"] == [220]
 
 
 @pytest.mark.slow

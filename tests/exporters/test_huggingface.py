@@ -38,7 +38,8 @@ def test_the_weights_are_the_checkpoints(small: Path, folder: Path, tmp_path: Pa
         assert stored.shape == half[name].shape
         assert (same == values).all()
         assert (rounded == values.astype(np.float16)).all()
-    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "float16"
+    told = json.loads((folder / "config.json").read_text())
+    assert (told["torch_dtype"], told["dtype"]) == ("float16", "float16")
     assert kind_of(folder).name == "huggingface"
     assert find_kind(folder) is None  # a model's folder as well
 
@@ -74,7 +75,9 @@ def test_what_cannot_be_made_is_refused(small: Path, tmp_path: Path) -> None:
         ("model.safetensors", lambda data: data[:20_000] + bytes(len(data) - 20_000), "all zeros"),
         ("config.json", lambda data: data.replace(b"32", b"64"), "ffn_dim is 128"),
         ("config.json", lambda data: b"{", "cannot be used"),
+        ("config.json", lambda data: b"[" * 100_000, "is not JSON"),
         ("tokenizer.json", lambda data: b"", "cannot be used"),
+        ("tokenizer.json", lambda data: b"{}", "does not hold the 50257 text tokens"),
     ],
 )
 def test_damage_is_refused(

@@ -223,7 +223,7 @@ def test_what_onnx_cannot_hold_is_refused(small: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(exporters.onnx, "MAX_FILE_BYTES", 2_000_000)
     with pytest.raises(CheckpointError, match=r"decoder_model_merged\.onnx would be 0\.0 GB") as caught:
         export_to(small, "onnx", "fp32", tmp_path / "out")
-    assert caught.value.hint == "choose fp16 or int8"
+    assert caught.value.hint == "choose a smaller --quant"
     assert not list(tmp_path.iterdir())
 
 

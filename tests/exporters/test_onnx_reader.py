@@ -86,6 +86,12 @@ def test_lies_are_found(copied: Path, damage: Callable[[bytes], bytes], reason: 
         open_artifact(copied)
 
 
+def test_a_tokenizer_without_the_tokens_is_refused(copied: Path) -> None:
+    (copied / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+    with pytest.raises(ArtifactError, match="does not hold the 50257 text tokens"):
+        open_artifact(copied)
+
+
 def test_zeroed_weights_are_found(copied: Path) -> None:
     path = copied / ENCODER
     start, end = next(span for span in _weight_bytes("encoder") if span[1] - span[0] == 32 * 128)
