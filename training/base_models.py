@@ -59,8 +59,8 @@ TIERS: dict[str, Tier] = {
 
 
 def license_of(reference: str) -> str:
-    """Licence of a tier's stock weights; empty for folders and ids that are not in the table."""
-    return TIERS[reference].license if reference in TIERS else ""
+    """Licence of a tier's stock weights, by its name or its Hugging Face id; empty for any other reference."""
+    return next((tier.license for name, tier in TIERS.items() if reference in (name, tier.repo)), "")
 
 
 def hub_id(reference: str) -> str:

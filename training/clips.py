@@ -9,9 +9,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -78,9 +79,10 @@ def clips_of(audio: Path, texts: list[Path], folder: Path, on_problem: OnProblem
     side = declared_side(audio, folder)
     for path in texts:
         if path.suffix.lower() in CUE_SUFFIXES:
-            return _cue_clips(audio, path, side, on_problem)
+            cues, language = _cue_clips(audio, path, side, on_problem), _declared_language(audio, texts)
+            return [replace(clip, language=language) for clip in cues]
         if path.suffix.lower() == ".txt":
-            return [Clip(audio, read_text(path), side=side)]
+            return [Clip(audio, read_text(path), language=_declared_language(audio, texts), side=side)]
         row = _metadata(path).find(PurePosixPath(audio.relative_to(path.parent).as_posix()))
         if row is not None:
             if not row.text:
@@ -158,6 +160,18 @@ def _padded(cues: list[Cue]) -> list[tuple[float, float]]:
         spans.append((max(0.0, cue.start_s - before_s), cue.end_s + after_s))
         said_until_s = max(said_until_s, cue.end_s)
     return spans
+
+
+def _declared_language(audio: Path, texts: list[Path]) -> str | None:
+    """What a metadata table says of a recording whose words stand beside it."""
+    for path in texts:
+        row = None
+        if path.name in METADATA_NAMES:
+            with contextlib.suppress(DatasetError):  # a table that cannot be read is not needed here
+                row = _metadata(path).find(PurePosixPath(audio.relative_to(path.parent).as_posix()))
+        if row is not None and row.language:
+            return _language(path, row.language)
+    return None
 
 
 def _language(path: Path, written: str | None) -> str | None:

@@ -49,10 +49,12 @@ class CtcHead:
         from torch.nn import functional
 
         log_probs = self.log_probs(hidden).transpose(0, 1)
-        labels = torch.tensor([label for text in texts for label in self.labels(text)], device=hidden.device)
-        lengths = torch.tensor([len(text) for text in texts], device=hidden.device)
+        if hidden.device.type == "mps":  # torch has no such loss there
+            log_probs = log_probs.cpu()
+        labels = torch.tensor([label for text in texts for label in self.labels(text)], device=log_probs.device)
+        lengths = torch.tensor([len(text) for text in texts], device=log_probs.device)
         positions = torch.full_like(lengths, hidden.shape[1])
         likelihoods = functional.ctc_loss(
             log_probs, labels, positions, lengths, blank=_BLANK, reduction="none", zero_infinity=True
         )
-        return likelihoods / lengths.clamp(min=1)
+        return (likelihoods / lengths.clamp(min=1)).to(hidden.device)

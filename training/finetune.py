@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idiolect.child import Reporter
 from idiolect.errors import DatasetError, JobError
-from idiolect.files import free_bytes
+from idiolect.files import folder_bytes, free_bytes
 from idiolect.whisper import special_tokens
 from training.decode import load_model
 from training.examples import Example, ExampleMaker
 from training.mel_cache import MelCache
+from training.memory import is_shortage
 from training.recipe import Settings, defaults_for
 
 if TYPE_CHECKING:
@@ -79,14 +82,17 @@ def finetune(
         )
     for line in (*(f"left out {line}" for line in skipped), *doubts(model, train)):
         reporter.warning(line)
+    if len(select) < 2:
+        reporter.warning(f"{len(select)} clips to choose the best weights by: the last ones are taken")
     settings = defaults_for(settings, model.config.d_model, len(train))
     models = [model]
     del model
-    run = _trained(base, models, train, select, settings, out.with_name(out.name + ".state"), reporter)
-    if run.processes.main:
-        save_checkpoint(run, base, out)
+    with _shortages_told():
+        run = _trained(base, models, train, select, settings, out.with_name(out.name + ".state"), reporter)
+        if run.processes.main:
+            save_checkpoint(run, base, out)
     run.processes.wait()
-    return Outcome(
+    outcome = Outcome(
         checkpoint=out,
         settings=settings,
         clips=len(train),
@@ -96,6 +102,23 @@ def finetune(
         best_select_errors=run.best_errors,
         skipped=tuple(skipped),
     )
+    del run
+    gc.collect()  # the model and its optimiser, before it is scored or another one trained
+    return outcome
+
+
+@contextlib.contextmanager
+def _shortages_told() -> Iterator[None]:
+    """Where memory or disk end and no step could do with less: JobError."""
+    try:
+        yield
+    except OSError as error:
+        raise JobError(f"the model cannot be kept: {error}", "free some space; the same command goes on") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+        hint = "close other programs, choose a smaller tier, or train adapters alone (--lora)"
+        raise JobError("out of memory", hint) from error
 
 
 def _trained(
@@ -130,7 +153,8 @@ def _trained(
                 ) from error
             reason = error.message
         rate_x *= SLOWER_X
-        del run  # before the next one takes its memory
+        del run
+        gc.collect()  # before the next one takes its memory: a run and its model hold each other
         reporter.warning(f"{reason}: back to the last checkpoint with half the learning rate")
 
 
@@ -139,6 +163,8 @@ def _check_disk(run: Run) -> None:
 
     n_trained = sum(parameter.numel() for parameter in run.trained)
     needed = needed_bytes(sum(parameter.numel() for parameter in run.model.parameters()), n_trained)
+    if run.state_dir.exists():  # what an interrupted run has written already
+        needed -= folder_bytes(run.state_dir)
     folder, free = run.state_dir.parent, free_bytes(run.state_dir.parent)
     if free < needed:
         raise JobError(

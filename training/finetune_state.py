@@ -137,7 +137,7 @@ def _restore(run: Run, position: dict[str, Any], tensors: dict[str, Any]) -> Non
             parameters[name].copy_(tensors[f"model.{name}"])
     for name, step in position["optimizer_steps"].items():
         run.optimizer.state[parameters[name]] = {
-            "step": torch.tensor(step),
+            "step": torch.tensor(step, device=parameters[name].device),  # where fused AdamW reads it
             "exp_avg": tensors[f"exp_avg.{name}"].to(parameters[name].device),
             "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameters[name].device),
         }

@@ -14,7 +14,8 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from training.splicing import Splicer
 MAX_SELECT_CLIPS = 64  # enough to choose a checkpoint; decoding them after each epoch must stay cheap
 SPLICE_AFTER = 0.25  # of the steps the letters' head knows where words lie
 MEASURED_STEPS = 10  # after the first, which is slower; then the time left is told
+BF16_FROM_WIDTH = 384  # tiny
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 MIN_SAVE_SPACING_X = 20  # checkpoints take at most a twentieth of the time, however slow the disk
 
 
@@ -65,7 +68,7 @@ class Run:
         self.state_dir, self.reporter = state_dir, reporter
         self.special = special_tokens(model.config.vocab_size)
         self.fingerprint = self._fingerprint(model)
-        self.accelerator = _accelerator()
+        self.accelerator = _accelerator(model.config.d_model)
         self.processes = Processes(self.accelerator)
         model.config.use_cache = False
         spread, timed = settings.stretch, bool(settings.timestamps_share)
@@ -342,7 +345,7 @@ class Run:
         clips = [(e.name, e.tokens, e.positions) for e in (*self.train_set, *self.select_set)]
         return {
             "base model": _weights_digest(model),
-            "settings": self.settings.digest(),
+            "settings": replace(self.settings, threads=0, checkpoint_s=0.0, gradient_checkpointing=False).digest(),
             "recordings": hashlib.sha256(json.dumps(clips).encode()).hexdigest(),
         }
 
@@ -362,13 +365,23 @@ class _Pace:
             self._run.reporter.metric(estimated_s=pace * sum(positions[step:]), measured_steps=MEASURED_STEPS)
 
 
-def _accelerator() -> Any:  # noqa: ANN401
+def computes_in_bf16(d_model: int, processor: Mapping[str, Any]) -> bool:
+    """Whether a model of this width trains faster in bfloat16 on a processor with these capabilities.
+
+    On one that multiplies bfloat16 (AVX-512 BF16), a step of tiny took two thirds of its time, one of nano more than
+    in float32.
+    """
+    return d_model >= BF16_FROM_WIDTH and any(processor.get(name) for name in BF16_INSTRUCTIONS)
+
+
+def _accelerator(d_model: int) -> Any:  # noqa: ANN401
     """The best device here, in bfloat16 (else float16) on a GPU; processes on CPU talk by gloo."""
     import torch
     from accelerate import Accelerator
 
     if not torch.cuda.is_available():
-        return Accelerator(mixed_precision="no", cpu="LOCAL_RANK" in os.environ)
+        half = computes_in_bf16(d_model, getattr(torch.cpu, "get_capabilities", dict)())
+        return Accelerator(mixed_precision="bf16" if half else "no", cpu="LOCAL_RANK" in os.environ)
     return Accelerator(mixed_precision="bf16" if torch.cuda.is_bf16_supported() else "fp16")
 
 

@@ -54,7 +54,7 @@ person's: ask before you pass it on.
 
 def _measured(card: Card) -> str:
     if card.wer_tuned is None or card.wer_stock is None:
-        return "It was not measured: no recordings were held out."
+        return f"It was not measured{'' if card.held_out_clips else ': no recordings were held out'}."
     wer = f"{card.wer_tuned:.1%} (the stock model's: {card.wer_stock:.1%})"
     return f"WER on {card.held_out_clips} held-out clips of the same person: {wer}."
 

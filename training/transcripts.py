@@ -92,8 +92,10 @@ def read_metadata(path: Path) -> Metadata:
     problems = []
     for line, record in _csv_records(text) if path.suffix.lower() == ".csv" else _json_records(text):
         name = record.get("file_name")
-        words = next((record[key] for key in _TEXT_KEYS if record.get(key) is not None), None)
         language = record.get("language")
+        # a row may say the language alone, where the words stand beside the recording
+        no_words = "" if language else None
+        words = next((record[key] for key in _TEXT_KEYS if record.get(key) is not None), no_words)
         if not (_is_text(name) and _is_text(words) and (language is None or _is_text(language))):
             problems.append(f'{path.name} line {line} has no "file_name" and "text"')
             continue

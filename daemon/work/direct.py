@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from daemon.work.finished import finished, forget, is_noted, note, recipe
 from idiolect.child import Reporter, collect_rarely
 from idiolect.errors import AudioError, DatasetError, IdiolectError, UsageError
 from idiolect.transcriber import DecodingOptions, Transcriber, Transcription
@@ -91,22 +92,32 @@ def train(
     if is_main():
         _warn_of_few(judged, reporter)
     options = DecodingOptions(language)
-    return [
+    trained = [
         _taught(model, base, sources, place, settings, judged, options, cache, reporter, left_out.found)
         for model, base, place in zip(models, bases, places, strict=True)
     ]
+    if is_main():
+        forget(places)
+    return trained
 
 
 def output_folders(models: Sequence[str], out: Path) -> list[Path]:
-    """Where each model goes. Raises UsageError for two of one name, and where something stands in the way."""
+    """Where each model goes. Raises UsageError for two of one name, and where something stands in the way.
+
+    What the same command made before it was stopped does not.
+    """
     names = [Path(model).name for model in models]
     if len(set(names)) < len(names):
         raise UsageError(f"two models are called alike: {', '.join(models)}", "train them one after the other")
     places = [out] if len(models) == 1 else [out / name for name in names]
     for place in places:
-        if place.exists():
-            raise UsageError(f"{place} exists already", "name another --output, or move it away")
+        if place.exists() and not is_noted(place):
+            raise _in_the_way(place)
     return places
+
+
+def _in_the_way(place: Path) -> UsageError:
+    return UsageError(f"{place} exists already", "name another --output, or move it away")
 
 
 def evaluation_clips(folder: Path, reporter: Reporter) -> list[EvaluationClip]:
@@ -205,8 +216,13 @@ def _taught(
     from training.processes import is_main
     from training.trained_on import write_trained_on
 
-    reporter.stage(f"train {model}")
-    outcome = finetune(base, sources, place, settings, reporter, cache / MELS)
+    made_of = recipe(model, sources, settings)
+    outcome = finished(place, made_of)
+    if not outcome:
+        if place.exists():
+            raise _in_the_way(place)
+        reporter.stage(f"train {model}")
+        outcome = finetune(base, sources, place, settings, reporter, cache / MELS)
     left_out = (*left_out, *outcome.skipped)
     if not is_main():
         return Trained(model, outcome, (), left_out)
@@ -217,7 +233,9 @@ def _taught(
         clips=outcome.clips,
         audio_s=outcome.audio_s,
         steps=outcome.steps,
+        held_out_clips=len(judged),
     )
+    note(place, made_of, outcome)
     write_trained_on(place, (source.pcm for source in sources))
     write_card(place, card)  # before the scores too: they take long, and may be stopped
     if not judged:

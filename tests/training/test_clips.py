@@ -53,7 +53,9 @@ def test_metadata_beside_and_above(tmp_path: Path) -> None:
         b__wav="",
         c__wav="",
         c__txt="own",
-        metadata__csv="file_name,text\nb.wav,beside\nc.wav,table",
+        d__wav="",
+        d__srt="1\n00:00:01,000 --> 00:00:02,500\ncue\n",
+        metadata__csv="file_name,text,language\nb.wav,beside,\nc.wav,,de\nd.wav,table,fr",
     )
 
     clips = read_folder(tmp_path)
@@ -61,7 +63,8 @@ def test_metadata_beside_and_above(tmp_path: Path) -> None:
     assert [(clip.text, clip.language, clip.side) for clip in clips] == [
         ("above", "he", "train"),
         ("beside", None, "train"),
-        ("own", None, "train"),
+        ("own", "de", "train"),
+        ("cue", "fr", "train"),
     ]
 
 

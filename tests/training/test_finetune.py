@@ -13,6 +13,7 @@ from idiolect.child import CallbackReporter, Message
 from idiolect.errors import DatasetError, JobStopped, UsageError
 from tests.training.speech import shipped
 from training.finetune import Settings, Source, defaults_for, finetune
+from training.loop import computes_in_bf16
 
 pytestmark = [pytest.mark.torch]
 QUICK = Settings(max_steps=8, epochs=4, batch_size=4, full_share=0.0, longer_share=0.0, threads=1)
@@ -115,6 +116,13 @@ def test_settings_refuse_what_they_do_not_know() -> None:
     with pytest.raises(UsageError, match="'epoch'"):
         Settings.of({"epoch": 3})
     assert Settings.of({"epochs": None}) == Settings()
+
+
+def test_bfloat16_is_for_wide_models_on_processors_that_multiply_it() -> None:
+    assert computes_in_bf16(384, {"avx512_bf16": True, "amx_bf16": False})
+    assert computes_in_bf16(768, {"amx_bf16": True})
+    assert not computes_in_bf16(128, {"avx512_bf16": True})
+    assert not computes_in_bf16(768, {"avx512_f": True, "avx512_bf16": False})
 
 
 def test_defaults_follow_the_models_size() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import random
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from idiolect.child import CallbackReporter, Message, parse
 from idiolect.errors import JobError, JobStopped
+from idiolect.files import folder_bytes
 from tests.training.interrupted import SETTINGS, sources, train, values, warnings
 from training import finetune_state
 from training.batches import Batch, BatchLoss
@@ -184,6 +186,31 @@ def test_a_full_disk_is_told_beforehand(nano: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(JobError, match=r"needs 0\.\d GB of disk space"):
         train(nano, tmp_path / "me", SETTINGS, [])
     assert finetune_state.needed_bytes(100, 10) == 880
+
+
+def test_what_an_interrupted_run_holds_is_not_asked_for_again(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stopped_at(nano, tmp_path / "me", 3)
+    free = 10**9 - folder_bytes(tmp_path / "me.state")
+    monkeypatch.setattr("training.finetune.free_bytes", lambda folder: free)
+    monkeypatch.setattr(finetune_state, "needed_bytes", lambda *parameters: 10**9)
+    heard: list[Message] = []
+    settings = dataclasses.replace(SETTINGS, gradient_checkpointing=True, threads=2)  # which change no result
+    assert train(nano, tmp_path / "me", settings, heard).steps == 12
+    assert values(heard, "continued_at_step") == [3]
+
+
+def test_a_finished_run_leaves_no_model_in_memory(nano: Path, tmp_path: Path) -> None:
+    from transformers import WhisperForConditionalGeneration
+
+    def models() -> int:
+        return sum(type(each) is WhisperForConditionalGeneration for each in gc.get_objects())
+
+    gc.collect()
+    before = models()
+    train(nano, tmp_path / "me", dataclasses.replace(SETTINGS, max_steps=1), [])
+    assert models() == before
 
 
 def test_a_checkpoint_that_the_disk_does_not_take_ends_nothing(

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.work import direct
-from idiolect.child import CallbackReporter, Reporter
-from idiolect.errors import DatasetError, UsageError
+from idiolect.child import CallbackReporter, Message, Reporter
+from idiolect.errors import DatasetError, JobStopped, UsageError
 from idiolect.whisper import RATE_HZ
 from tests.training.samples import write_wav
 from training.audio import decode, pcm_sha256
@@ -64,12 +64,7 @@ def test_long_audio_is_cut_in_silence(pause_s: float) -> None:
 
 @pytest.mark.torch
 def test_two_models_share_the_features(nano: Path, voices: Path, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in (voices / "human" / "metadata.jsonl").read_text().splitlines()[:6]]
-    for index, row in enumerate(rows):
-        folder = tmp_path / "data" / ("validation" if index > 3 else "train")
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(voices / "human" / row["file_name"], folder / f"{index}.ogg")
-        (folder / f"{index}.txt").write_text(row["text"])
+    _recordings(voices, tmp_path / "data")
     write_wav(tmp_path / "data" / "train" / "silent.wav", np.zeros(RATE_HZ, np.float32))
     (tmp_path / "data" / "train" / "silent.txt").write_text("nothing at all")
     heard: list[str] = []
@@ -99,6 +94,39 @@ def test_two_models_share_the_features(nano: Path, voices: Path, tmp_path: Path)
 
 
 @pytest.mark.torch
+def test_a_stopped_command_goes_on_where_it_was(nano: Path, voices: Path, tmp_path: Path) -> None:
+    _recordings(voices, tmp_path / "data")
+    twin = str(shutil.copytree(nano, tmp_path / "twin"))
+    stages: list[str] = []
+
+    def train(stop_at: str = "", steps: int = 1) -> list[direct.Trained]:
+        def see(message: Message) -> None:
+            if message.kind == "stage":
+                stages.append(message.data["name"])
+                if stages[-1] == stop_at:
+                    reporter.stop.set()
+
+        reporter = CallbackReporter(see)
+        settings = Settings(max_steps=steps, epochs=1, batch_size=4, full_share=0.0, threads=1)
+        places = tmp_path / "data", None, tmp_path / "me"
+        return direct.train(["nano", twin], *places, settings, "en", tmp_path / "cache", reporter)
+
+    card = tmp_path / "me" / "nano" / "README.md"
+    for stop_at, said in (("score nano", "It was not measured."), (f"train {twin}", "WER on 2 held-out clips")):
+        with pytest.raises(JobStopped):
+            train(stop_at)
+        assert said in card.read_text()
+    with pytest.raises(UsageError, match="nano exists already"):
+        train(steps=2)
+    stages.clear()
+    assert [len(each.evaluations) for each in train()] == [2, 2]
+    assert "train nano" not in stages
+    assert not list((tmp_path / "me").glob("*.state"))
+    with pytest.raises(UsageError, match="nano exists already"):
+        train()
+
+
+@pytest.mark.torch
 def test_what_cannot_be_used_is_named_and_counted(nano: Path, tmp_path: Path) -> None:
     data, heard = tmp_path / "data", list[str]()
     (data / "validation").mkdir(parents=True)
@@ -117,3 +145,13 @@ def test_what_cannot_be_used_is_named_and_counted(nano: Path, tmp_path: Path) ->
     assert "left out torn.wav" in told
     with pytest.raises(DatasetError, match="validation: no recording with its text"):
         direct.evaluation_clips(data, reporter)
+
+
+def _recordings(voices: Path, data: Path) -> None:
+    """Four recordings in train/ and two in validation/."""
+    rows = [json.loads(line) for line in (voices / "human" / "metadata.jsonl").read_text().splitlines()[:6]]
+    for index, row in enumerate(rows):
+        folder = data / ("validation" if index > 3 else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(voices / "human" / row["file_name"], folder / f"{index}.ogg")
+        (folder / f"{index}.txt").write_text(row["text"])
