@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from idiolect.whisper import MAX_POSITIONS, SpecialTokens
@@ -14,6 +14,7 @@ from training.examples import IGNORED, Example, collate, stretched
 from training.features import mask_spectrum, stack
 from training.recipe import Settings
 from training.rows import Rows
+from training.surroundings import echoing, noisy
 
 if TYPE_CHECKING:
     import torch
@@ -51,9 +52,9 @@ class Batch:
 def draw_batch(
     chosen: Sequence[tuple[Example, int]], special: SpecialTokens, settings: Settings, rng: random.Random
 ) -> Batch:
-    """Augment (clip, context in positions) pairs: stretch, mask, timestamps. All chance comes from `rng`."""
+    """Augment (clip, context in positions) pairs, timestamps among it. All chance comes from `rng`."""
     spread = settings.stretch
-    clips = [stretched(example, rng.uniform(1 - spread, 1 + spread)) for example, _ in chosen]
+    clips = [_elsewhere(stretched(each, rng.uniform(1 - spread, 1 + spread)), settings, rng) for each, _ in chosen]
     room = max(0, *(context - example.positions for example, context in chosen))
     positions = min(MAX_POSITIONS, max(clip.positions for clip in clips) + room)
     features = stack([clip.mel for clip in clips], positions)
@@ -61,6 +62,13 @@ def draw_batch(
         mask_spectrum(features, rng)
     timestamps = [rng.random() < (settings.timestamps_share or 0.0) for _ in clips]
     return Batch(features, *collate(clips, special, timestamps), tuple(clips))
+
+
+def _elsewhere(example: Example, settings: Settings, rng: random.Random) -> Example:
+    for share, surround in ((settings.echo_share, echoing), (settings.noise_share, noisy)):
+        if share and rng.random() < share:
+            example = replace(example, mel=surround(example.mel, rng))
+    return example
 
 
 class BatchLoss:

@@ -139,7 +139,7 @@ def possible_tokens(example: Example, special: SpecialTokens, stretch: float, ti
 def draw_contexts(positions: Sequence[int], full_share: float, longer_share: float, rng: random.Random) -> list[int]:
     """The audio context each clip gets this epoch, in encoder positions.
 
-    Most clips get their own length and up to 32 more (FUTO adds 32), `longer_share` of them anything up to 30 s,
+    Most clips get their own length and up to 32 more (FUTO adds 32), `longer_share` of them up to 400 more (8 s),
     `full_share` the whole 30 s as apps that pad use it.
     """
     contexts = []

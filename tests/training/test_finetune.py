@@ -130,6 +130,7 @@ def test_defaults_follow_the_models_size() -> None:
     assert tiny.learning_rate is not None
     assert small.learning_rate is not None
     assert tiny.learning_rate > small.learning_rate
+    assert (tiny.noise_share, tiny.echo_share) == (0.2, 0.2)
     few, some, many = (defaults_for(Settings(), 128, clips) for clips in (10, 50, 200))
     rates = [settings.learning_rate or 0.0 for settings in (few, some, many)]
     assert 0.0 < rates[0] < rates[1] < rates[2]
@@ -138,5 +139,6 @@ def test_defaults_follow_the_models_size() -> None:
     assert [settings.splice_share for settings in (few, some)] == [0.0, 0.0]
     assert (some.longer_share or 0.0) > (many.longer_share or 0.0) > 0.0
     assert many == defaults_for(Settings(), 128)
+    assert (many.noise_share, many.echo_share) == (0.0, 0.0)
     assert defaults_for(Settings(full_share=0.0), 128, 50).full_share == 0.0
     assert defaults_for(Settings(epochs=1, learning_rate=0.5), 384).learning_rate == 0.5
