@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from daemon.paths import Paths
     from daemon.work.direct import Trained
 
-LORA_RANK = 32
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Language = Annotated[str, typer.Option(help="What is spoken, as Whisper's code.")]
@@ -124,6 +123,7 @@ def train(
     from daemon.terminal import out, print_json, progress_reporter, show_evaluations
     from daemon.work import direct
     from training.finetune import Settings
+    from training.lora import RANK
     from training.processes import is_main
 
     source = train_data or data
@@ -137,7 +137,7 @@ def train(
             "learning_rate": learning_rate,
             "max_steps": max_steps,
             "seed": seed,
-            "lora_rank": LORA_RANK if lora else 0,
+            "lora_rank": RANK if lora else 0,
             "gradient_checkpointing": gradient_checkpointing,
         }
     )

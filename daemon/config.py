@@ -102,6 +102,9 @@ class Training(_Section):
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, examples=[16])
     """Clips a step, fewer where they are long. Unset: idiolect chooses."""
 
+    lora: tuple[Tier, ...] = ()
+    """Tiers that train small adapters alone, for little memory: ["large-v3-turbo"]."""
+
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Two trainings with the same seed, settings and recordings give the same model."""
 

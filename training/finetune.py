@@ -117,7 +117,7 @@ def _shortages_told() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_shortage(error):
             raise
-        hint = "close other programs, choose a smaller tier, or train adapters alone (--lora)"
+        hint = "close other programs, choose a smaller tier, or train adapters alone (--lora; in config.toml: lora)"
         raise JobError("out of memory", hint) from error
 
 

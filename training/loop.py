@@ -174,7 +174,7 @@ class Run:
         if estimate > at_hand:
             self.reporter.warning(
                 f"training needs about {estimate / 1e9:.1f} GB of memory and {at_hand / 1e9:.1f} GB are free: "
-                "choose a smaller tier, or train adapters alone (--lora)"
+                "choose a smaller tier, or train adapters alone (--lora; in config.toml: lora)"
             )
 
     def _recompute(self) -> None:
@@ -285,7 +285,7 @@ class Run:
         else:
             raise JobError(
                 f"out of memory at step {self.step}, with one clip at a time",
-                "close other programs, choose a smaller tier, or train adapters alone (--lora)",
+                "close other programs, choose a smaller tier, or train adapters alone (--lora; in config.toml: lora)",
             )
         self.reporter.warning(f"out of memory at step {self.step}: {told}")
 

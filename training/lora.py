@@ -10,6 +10,7 @@ from typing import Any
 from idiolect.errors import require
 from training import ctc, rows
 
+RANK = 32
 # Of the learning rate: adapters begin as nothing and are few. nano's loss after the same 20 steps at 3e-4: 2.2 with
 # all weights; with adapters 3.8 (×1), 2.4 (×3), 1.2 (×10), 0.9 (×30), and at ×100 it jumps up before it falls.
 RATE_X = 10.0

@@ -24,6 +24,7 @@ from daemon.work.spec import (
     save_spec,
 )
 from idiolect.errors import JobError, UsageError
+from training import lora
 from training.vocabulary import read_vocabulary
 
 MAX_CRASHES = 3
@@ -71,7 +72,8 @@ def begin(rooms: Rooms, tier: str) -> str:
             profiles=tuple(
                 profile.model_dump(mode="json") for profile in rooms.profiles.values() if profile.tier == tier
             ),
-            training=training.model_dump(include={"epochs", "learning_rate", "batch_size", "seed"}, exclude_none=True),
+            training=training.model_dump(include={"epochs", "learning_rate", "batch_size", "seed"}, exclude_none=True)
+            | ({"lora_rank": lora.RANK} if tier in training.lora else {}),
             published=_published(rooms, tier),
             vocabulary=user_terms(rooms.paths),
             cache=rooms.paths.cache,

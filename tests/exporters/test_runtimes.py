@@ -15,10 +15,12 @@ import numpy as np
 import psutil
 import pytest
 
-from exporters import export_file, runtimes
+from exporters import export_file, export_to, runtimes
 from exporters.runtimes import open_artifact
 from idiolect.errors import ArtifactError, MissingExtra, RuntimeFailed, UsageError
 from idiolect.transcriber import AudioContext, DecodingOptions, Transcriber
+from idiolect.whisper import RATE_HZ
+from tests.exporters.helpers import dims, make_checkpoint
 
 if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
@@ -40,6 +42,25 @@ def f16_file(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("f16") / NAME
     export_file(nano, "ggml", "f16", path)
     return path
+
+
+@pytest.mark.parametrize(("n_vocab", "n_mels"), [(51_864, 80), (51_866, 128)])
+@pytest.mark.parametrize(
+    ("format", "package"), [("ggml", "pywhispercpp"), ("gguf", "transcribe_cpp"), ("sherpa-onnx", "sherpa_onnx")]
+)
+def test_english_only_models_and_those_of_128_bands_are_heard(
+    tmp_path: Path, format: str, package: str, n_vocab: int, n_mels: int
+) -> None:
+    pytest.importorskip(package)
+    model = make_checkpoint(tmp_path / "model", dims(width=64, n_vocab=n_vocab, n_mels=n_mels))
+    (model / "added_tokens.json").write_text('{"<|yue|>": 50358}')
+    export_to(model, format, "int8" if format == "sherpa-onnx" else "q4_0", tmp_path / "artifact")
+    noise = np.random.default_rng(0).normal(0, 0.1, 2 * RATE_HZ).astype(np.float32)
+    runtime = open_artifact(tmp_path / "artifact")
+    try:
+        assert runtime.transcribe(noise, DecodingOptions("en")).duration_s == 2.0
+    finally:
+        runtime.close()
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from tests.daemon.homes import changed
 
 @pytest.fixture
 def rooms(tmp_path: Path) -> Iterator[Rooms]:
-    config = changed(training={"epochs": 2.0, "seed": 7, "threads": 1, "language": "de"})
+    training = {"epochs": 2.0, "seed": 7, "threads": 1, "language": "de", "lora": ("tiny",)}
+    config = changed(training=training)
     with Rooms.opened(Paths.at(tmp_path), config) as opened:
         yield opened
 
@@ -49,7 +50,9 @@ def test_a_run_begins_in_library_and_folder(rooms: Rooms) -> None:
 
 def test_only_the_tiers_own_profiles_are_built(rooms: Rooms) -> None:
     hear(rooms, "one")
-    assert load_spec(rooms.run_dir(runs.begin(rooms, "tiny"))).profiles == ()
+    spec = load_spec(rooms.run_dir(runs.begin(rooms, "tiny")))
+    assert spec.profiles == ()
+    assert spec.training["lora_rank"] == 32
 
 
 def test_a_dead_daemons_runs_are_found(rooms: Rooms) -> None:
