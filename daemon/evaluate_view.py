@@ -136,6 +136,8 @@ def _show_noise(comparison: Comparison) -> None:
 
 
 def _show_costs(results: Sequence[Result]) -> None:
+    from training.compare import TIMED
+
     _section("What they cost")
     rows = []
     for result in results:
@@ -152,6 +154,7 @@ def _show_costs(results: Sequence[Result]) -> None:
         )
     headings = ["model", "speed (real-time factor)", "peak memory", "parameters", "on disk", "runs in"]
     table("", headings, rows)
+    _note(TIMED)
 
 
 def _show_worst(result: Result) -> None:

@@ -14,6 +14,7 @@ from training.split import is_judgeable
 from training.vocabulary import Vocabulary, missed_vocabulary
 
 WORST_CLIPS = 10
+TIMED = "A checkpoint's speed is that of clips in batches; an export hears them one by one, as apps do."
 _MEASURED = (
     "versus",
     "with_terms",

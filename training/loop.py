@@ -68,7 +68,8 @@ class Run:
         self.state_dir, self.reporter = state_dir, reporter
         self.special = special_tokens(model.config.vocab_size)
         self.fingerprint = self._fingerprint(model)
-        self.accelerator = _accelerator(model.config.d_model)
+        self.accelerator = _accelerator()
+        self.bf16_on_cpu = _bf16_on_cpu(self.accelerator, model.config.d_model)
         self.processes = Processes(self.accelerator)
         model.config.use_cache = False
         spread, timed = settings.stretch, bool(settings.timestamps_share)
@@ -161,7 +162,7 @@ class Run:
             memory.Shape.of(self.model, len(self.rows), self.trained),
             positions=math.ceil(max(self.positions) / self.processes.count),
             tokens=math.ceil(max(self.tokens) / self.processes.count),
-            half=self.accelerator.mixed_precision != "no",
+            half=self.bf16_on_cpu or self.accelerator.mixed_precision != "no",
             recompute=self.settings.gradient_checkpointing,
         )
         at_hand = memory.at_hand_bytes(self.accelerator.device)
@@ -252,7 +253,7 @@ class Run:
         try:
             mine = batch.rows(self.processes.share)
             for part in mine.parts(self.part_positions):
-                with self.accelerator.autocast():
+                with self._autocast():
                     loss = self.batch_loss(part)
                 value += float(loss.detach())
                 if not math.isfinite(value):
@@ -265,6 +266,11 @@ class Run:
             failed = 1
         value, failures = self.processes.sum(value, failed)
         return None if failures else value
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        import torch
+
+        return torch.autocast("cpu", torch.bfloat16) if self.bf16_on_cpu else self.accelerator.autocast()
 
     def _use_less_memory(self, batch: Batch) -> None:
         """After a shortage: half as many positions at once, then no kept activations. Raises JobError after that."""
@@ -374,14 +380,21 @@ def computes_in_bf16(d_model: int, processor: Mapping[str, Any]) -> bool:
     return d_model >= BF16_FROM_WIDTH and any(processor.get(name) for name in BF16_INSTRUCTIONS)
 
 
-def _accelerator(d_model: int) -> Any:  # noqa: ANN401
+def _bf16_on_cpu(accelerator: Any, d_model: int) -> bool:  # noqa: ANN401
+    """Not accelerate's to decide: a process has one precision for all models, and their widths differ."""
+    import torch
+
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return accelerator.device.type == "cpu" and computes_in_bf16(d_model, capabilities)
+
+
+def _accelerator() -> Any:  # noqa: ANN401
     """The best device here, in bfloat16 (else float16) on a GPU; processes on CPU talk by gloo."""
     import torch
     from accelerate import Accelerator
 
     if not torch.cuda.is_available():
-        half = computes_in_bf16(d_model, getattr(torch.cpu, "get_capabilities", dict)())
-        return Accelerator(mixed_precision="bf16" if half else "no", cpu="LOCAL_RANK" in os.environ)
+        return Accelerator(mixed_precision="no", cpu="LOCAL_RANK" in os.environ)
     return Accelerator(mixed_precision="bf16" if torch.cuda.is_bf16_supported() else "fp16")
 
 

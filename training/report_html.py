@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from training.compare import Comparison, Difference, Interval, Result, WorstClip
+from training.compare import TIMED, Comparison, Difference, Interval, Result, WorstClip
 from training.svg import Bar, Line, bars, lines, safe
 
 WORDS_SHOWN = 80  # of a clip: an output in loops is long
@@ -192,6 +192,7 @@ def _costs(comparison: Comparison) -> Iterator[str]:
         )
     heads = ["model", "real time", "real-time factor", "peak memory", "parameters", "on disk", "runs in"]
     yield table(heads, rows)
+    yield note(TIMED)
 
 
 def _worst(comparison: Comparison) -> Iterator[str]:

@@ -14,6 +14,7 @@ from idiolect.errors import DatasetError, JobStopped, UsageError
 from tests.training.speech import shipped
 from training.finetune import Settings, Source, defaults_for, finetune
 from training.loop import computes_in_bf16
+from training.rows import Rows
 
 pytestmark = [pytest.mark.torch]
 QUICK = Settings(max_steps=8, epochs=4, batch_size=4, full_share=0.0, longer_share=0.0, threads=1)
@@ -123,6 +124,28 @@ def test_bfloat16_is_for_wide_models_on_processors_that_multiply_it() -> None:
     assert computes_in_bf16(768, {"amx_bf16": True})
     assert not computes_in_bf16(128, {"avx512_bf16": True})
     assert not computes_in_bf16(768, {"avx512_f": True, "avx512_bf16": False})
+
+
+def test_one_process_trains_in_both_precisions(
+    nano: Path, sources: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    seen: list[torch.dtype] = []
+    logits = Rows.logits
+
+    def watched(rows: Rows, states: torch.Tensor) -> torch.Tensor:
+        found = logits(rows, states)
+        seen.append(found.dtype)
+        return found
+
+    monkeypatch.setattr(Rows, "logits", watched)
+    once = dataclasses.replace(QUICK, max_steps=1)
+    for half in (False, True):
+        monkeypatch.setattr("training.loop.computes_in_bf16", lambda d_model, processor, half=half: half)
+        finetune(nano, sources, tmp_path / f"{half}", once)
+    assert seen[0] == torch.float32
+    assert seen[-1] == torch.bfloat16
 
 
 def test_defaults_follow_the_models_size() -> None:
