@@ -2,8 +2,8 @@
 
 `python -m benchmarks.learning_curve [VOICE …] [--clips 10,25,…] [--splits N] [--html FILE]`. Smaller sets are parts of
 the bigger ones. The peer is the stock model on the same clips. The first split is the one idiolect itself makes; with
-more, their mean is judged: a word more or less moves a line of one split by up to eight points. Exit status 1 when a
-promise is missed.
+more, their mean is judged: a word more or less moves a line of one split by up to eight points, a seed by ten. Exit
+status 1 when a promise is missed.
 """
 
 from __future__ import annotations

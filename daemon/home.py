@@ -142,14 +142,24 @@ def _beside(outfile: Path) -> Iterator[Path]:
     written = room / outfile.name
     try:
         yield written
-        if outfile.is_dir():  # an empty one
-            outfile.rmdir()
-        written.replace(outfile)
-        sync_folder(outfile.parent)
+        _take_place(written, outfile)
     except ExportError as error:
         raise ExportError(error.message.replace(str(written), str(outfile)), error.hint) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def _take_place(written: Path, outfile: Path) -> None:
+    """What stands there is a file, a link or an empty folder; a file is swapped for a file in one go."""
+    try:
+        if outfile.is_dir() and not outfile.is_symlink():
+            outfile.rmdir()
+        elif written.is_dir():
+            outfile.unlink(missing_ok=True)
+        written.replace(outfile)
+        sync_folder(outfile.parent)
+    except OSError as error:
+        raise ExportError(f"could not write {outfile}: {error.strerror}", "name another --outfile") from error
 
 
 def _check_size(profile: Profile, made: Sequence[ExportedFile]) -> None:

@@ -140,7 +140,7 @@ def check_tokenizer(folder: Path) -> None:
     model = read_json(path, f"{_TOKENIZER_HINT}; newer tools save it").get("model")
     found = model if isinstance(model, dict) else {}
     held, expected = found.get("vocab"), _vocabulary(folder)[0]
-    same = isinstance(held, dict) and _spelled(held) == _spelled(expected)
+    same = isinstance(held, dict) and spelled(held) == spelled(expected)
     if not same or not found.get("merges"):
         raise CheckpointError(f"{path} does not hold the tokens and merges of this model", _TOKENIZER_HINT)
 
@@ -163,7 +163,7 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], Path]:
     return vocabulary, path
 
 
-def _spelled(vocabulary: dict[str, int]) -> dict[str, int]:
+def spelled(vocabulary: dict[str, int]) -> dict[str, int]:
     """The tokens without the special ones, which tools list here or elsewhere."""
     return {token: index for token, index in vocabulary.items() if not (token[:2] == "<|" and token[-2:] == "|>")}
 

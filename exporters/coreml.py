@@ -74,7 +74,10 @@ def _check_companions(model: Checkpoint) -> None:
     written = read_json(model.folder / "tokenizer_config.json", "copy it from the base model").get("tokenizer_class")
     if written is not None and written not in TOKENIZER_CLASSES:
         accepted = ", ".join(TOKENIZER_CLASSES)
-        raise CheckpointError(f"{model.folder}: tokenizer_class is {written!r}, WhisperKit knows {accepted}")
+        raise CheckpointError(
+            f"{model.folder}: tokenizer_class is {written!r}, WhisperKit knows {accepted}",
+            "copy tokenizer_config.json from the base model",
+        )
 
 
 def _check_space(model: Checkpoint, out: Path) -> None:

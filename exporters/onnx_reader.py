@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporters.checkpoint import TOKENIZER
+from exporters.checkpoint import TOKENIZER, spelled
 from exporters.layout import Dims, check_dims
 from exporters.onnx_graph import read_metadata
 from exporters.onnx_models import identify, plan
@@ -106,7 +106,7 @@ def check_vocabulary(path: Path, dims: Dims) -> None:
     model = json.loads(path.read_bytes()).get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     eot = special_tokens(dims.n_vocab).eot
-    if not isinstance(vocabulary, dict) or len(vocabulary) not in (eot, eot + 1):
+    if not isinstance(vocabulary, dict) or len(spelled(vocabulary)) != eot:
         raise ValueError(f"it does not hold the {eot} text tokens of this model")
 
 

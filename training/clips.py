@@ -2,7 +2,8 @@
 
     NAME.wav + NAME.txt                  one clip
     NAME.wav + NAME.srt or NAME.vtt      one clip a cue
-    metadata.jsonl or metadata.csv       `file_name` and `text`, in the recording's folder or above it
+    metadata.jsonl or metadata.csv       `file_name`, `text` and `language`, in the recording's folder or above it; the
+                                         language counts for words beside the recording too
 
 `train/` and `validation/` directly below the folder say what their recordings are for.
 """
@@ -84,10 +85,10 @@ def clips_of(audio: Path, texts: list[Path], folder: Path, on_problem: OnProblem
         if path.suffix.lower() == ".txt":
             return [Clip(audio, read_text(path), language=_declared_language(audio, texts), side=side)]
         row = _metadata(path).find(PurePosixPath(audio.relative_to(path.parent).as_posix()))
-        if row is not None:
+        if row is not None and (row.text or not row.language):  # or it says the language of words that stand elsewhere
             if not row.text:
                 raise DatasetError(f"{path}: the text of {audio.name} is empty", "write what is said in the recording")
-            return [Clip(audio, row.text, language=_language(path, row.language), side=side)]
+            return [Clip(audio, row.text, language=_declared_language(audio, texts), side=side)]
     return []
 
 
@@ -163,7 +164,7 @@ def _padded(cues: list[Cue]) -> list[tuple[float, float]]:
 
 
 def _declared_language(audio: Path, texts: list[Path]) -> str | None:
-    """What a metadata table says of a recording whose words stand beside it."""
+    """What the nearest metadata table says that tells the recording's language."""
     for path in texts:
         row = None
         if path.name in METADATA_NAMES:
@@ -174,9 +175,9 @@ def _declared_language(audio: Path, texts: list[Path]) -> str | None:
     return None
 
 
-def _language(path: Path, written: str | None) -> str | None:
-    if written is None or written.lower() in LANGUAGES:
-        return written and written.lower()
+def _language(path: Path, written: str) -> str:
+    if written.lower() in LANGUAGES:
+        return written.lower()
     raise DatasetError(f"{path}: {written!r} is no language of Whisper", 'a code such as "en", "he", "de"')
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def finetune(
     for line in (*(f"left out {line}" for line in skipped), *doubts(model, train)):
         reporter.warning(line)
     if len(select) < 2:
-        reporter.warning(f"{len(select)} clips to choose the best weights by: the last ones are taken")
+        reporter.warning(f"clips to choose the best weights by: {len(select)}; the mean of the last ones is taken")
     settings = defaults_for(settings, model.config.d_model, len(train))
     models = [model]
     del model
@@ -113,7 +114,9 @@ def _shortages_told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise JobError(f"the model cannot be kept: {error}", "free some space; the same command goes on") from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise JobError(f"the disk is full: {error}", "free some space; the same command goes on") from error
     except (RuntimeError, MemoryError) as error:
         if not is_shortage(error):
             raise

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +21,18 @@ if TYPE_CHECKING:
 LEFT_BEHIND = (*rows.NAMES, *ctc.NAMES)  # parameters beside the model's own
 POSITION = ("step", "judged_step", "best_errors", "train_s", "rate_x")
 _NEWEST_FIRST = ("next", "latest", "previous")  # "next" stands only between two renames
+
+
+@contextlib.contextmanager
+def as_os_error(path: Path) -> Iterator[None]:
+    """A full disk is an OSError, also where safetensors has an error of its own for it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
 
 
 def save_state(run: Run) -> None:
@@ -36,7 +52,8 @@ def save_state(run: Run) -> None:
     position = {name: getattr(run, name) for name in POSITION}
     scaler = run.accelerator.scaler.state_dict() if run.accelerator.scaler else None
     with replacing_folder(next_) as folder:
-        save_file(tensors, folder / "state.safetensors")
+        with as_os_error(folder):
+            save_file(tensors, folder / "state.safetensors")
         write_json(
             folder / "state.json",
             {
@@ -78,7 +95,7 @@ def save_best(run: Run) -> None:
     """Keep the present weights, in float16, as the best so far."""
     from safetensors.torch import save_file
 
-    with replacing_folder(run.state_dir / "best") as folder:
+    with replacing_folder(run.state_dir / "best") as folder, as_os_error(folder):
         save_file({name: tensor.half() for name, tensor in _weights(run).items()}, folder / "best.safetensors")
 
 

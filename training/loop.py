@@ -15,7 +15,6 @@ import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -351,7 +350,7 @@ class Run:
         clips = [(e.name, e.tokens, e.positions) for e in (*self.train_set, *self.select_set)]
         return {
             "base model": _weights_digest(model),
-            "settings": replace(self.settings, threads=0, checkpoint_s=0.0, gradient_checkpointing=False).digest(),
+            "settings": self.settings.deciding().digest(),
             "recordings": hashlib.sha256(json.dumps(clips).encode()).hexdigest(),
         }
 

@@ -75,8 +75,8 @@ def estimate_peak_bytes(need: Need) -> int:
         cross *= shape.decoder_layers
     activations = shape.d_model * (need.positions * (encoder + cross + _STEM[need.half]) + need.tokens * decoder)
     logits = need.tokens * shape.logits * _LOGITS
-    kept = _MOMENTS + (_FLOAT if shape.device == "cpu" else 0) + (_HALF if need.half else 0)
-    weights = shape.parameters * _FLOAT + shape.trained * kept
+    kept = _MOMENTS + (_FLOAT if shape.device == "cpu" else 0)
+    weights = shape.parameters * (_FLOAT + (_HALF if need.half else 0)) + shape.trained * kept
     gradients = shape.trained * _FLOAT + min(shape.trained, shape.logits * shape.d_model) * _FLOAT
     return round(weights + gradients + activations + logits + _RUNTIME_BYTES.get(shape.device, 0))
 

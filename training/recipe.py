@@ -50,6 +50,10 @@ class Settings:
                 raise UsageError(f"unknown training setting {name!r}", f"known: {', '.join(sorted(known))}")
         return cls(**{name: value for name, value in overrides.items() if value is not None})
 
+    def deciding(self) -> Settings:
+        """Without what changes speed and memory alone."""
+        return dataclasses.replace(self, threads=0, checkpoint_s=0.0, gradient_checkpointing=False)
+
     def digest(self) -> str:
         """SHA-256 of all settings: the recipe's name in a release."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()

@@ -31,7 +31,8 @@ def save_checkpoint(run: Run, base: Path, out: Path) -> None:
     model.config.use_cache = True
     model.half()
     with replacing_folder(out) as folder:
-        model.save_pretrained(folder, safe_serialization=True)
+        with finetune_state.as_os_error(folder):
+            model.save_pretrained(folder, safe_serialization=True)
         for file in folder.glob("*.safetensors"):
             file.chmod(0o644)  # like the others: the safetensors library lets nobody but the owner read
         config = json.loads((folder / "config.json").read_text())

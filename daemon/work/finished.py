@@ -1,6 +1,7 @@
 """What a training by hand has finished: stopped in its second model, or while one is scored, it goes on from there.
 
-A note beside each finished model says what it was made of, until the whole command has ended.
+No model is trained again; what was scored is scored again. A note beside each finished model says what it was made of,
+until the whole command has ended.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def is_noted(place: Path) -> bool:
 def recipe(model: str, sources: Sequence[Source], settings: Settings) -> str:
     """SHA-256 of what decides about a model, as `finished` compares it."""
     clips = [(each.name, len(each.pcm), each.text, each.language, each.select) for each in sources]
-    return hashlib.sha256(json.dumps([model, settings.digest(), clips]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([model, settings.deciding().digest(), clips]).encode()).hexdigest()
 
 
 def finished(place: Path, made_of: str) -> Outcome | None:

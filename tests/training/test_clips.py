@@ -68,6 +68,18 @@ def test_metadata_beside_and_above(tmp_path: Path) -> None:
     ]
 
 
+def test_a_row_of_the_language_alone_is_no_text(tmp_path: Path) -> None:
+    rows = '{"file_name": "in/a.wav", "text": "above"}\n{"file_name": "b.wav", "language": "de"}\n'
+    put(tmp_path, b__wav="", metadata__jsonl=rows)
+    put(tmp_path / "in", a__wav="", metadata__csv="file_name,language\na.wav,he\n")
+    told: list[str] = []
+
+    clips = read_folder(tmp_path, lambda _, reason: told.append(reason))
+
+    assert [(clip.path.name, clip.text, clip.language) for clip in clips] == [("a.wav", "above", "he")]
+    assert told == ["no text yet: put b.txt beside it"]
+
+
 def test_metadata_is_read_again_when_it_changes(tmp_path: Path) -> None:
     put(tmp_path, a__wav="", metadata__jsonl='{"file_name": "a.wav", "text": "one"}\n')
     assert read_folder(tmp_path)[0].text == "one"

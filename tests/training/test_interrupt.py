@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -199,6 +200,17 @@ def test_what_an_interrupted_run_holds_is_not_asked_for_again(
     settings = dataclasses.replace(SETTINGS, gradient_checkpointing=True, threads=2)  # which change no result
     assert train(nano, tmp_path / "me", settings, heard).steps == 12
     assert values(heard, "continued_at_step") == [3]
+
+
+def test_a_disk_that_takes_no_model_is_told(nano: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))  # as full as a disk can be made here
+    try:
+        with pytest.raises(JobError, match=r"the disk is full: .*best\.safetensors|the disk is full: .*os error 27"):
+            train(nano, tmp_path / "me", dataclasses.replace(SETTINGS, max_steps=1), [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "me").exists()
 
 
 def test_a_finished_run_leaves_no_model_in_memory(nano: Path, tmp_path: Path) -> None:

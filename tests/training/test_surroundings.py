@@ -43,16 +43,22 @@ def test_an_echo_follows_what_was_said(seed: int) -> None:
     assert -15.5 < energy_db < -5.5
 
 
-def test_batches_have_as_much_of_both_as_is_asked_for() -> None:
+def test_batches_have_as_much_of_both_as_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     mel = torch.full((80, 200), -8.0)
     mel[10:20, 50:150] = 1.0
     clip = Example("a", mel, (11,), "en", 1.5, 2.0, ((11,),), "a")
 
-    def features(noise_share: float, echo_share: float) -> object:
-        settings = Settings(noise_share=noise_share, echo_share=echo_share, mask_share=0.0, stretch=0.0)
-        return draw_batch([(clip, 100)], special_tokens(51_865), settings, random.Random(0)).features
+    heard = {"noisy": 0, "echoing": 0}
+    for name in heard:
 
-    plain = features(0.0, 0.0)
-    assert torch.equal(plain, features(0.0, 0.0))
-    for shares in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
-        assert not torch.equal(plain, features(*shares))
+        def counted(mel: object, rng: object, name: str = name) -> object:
+            heard[name] += 1
+            return mel
+
+        monkeypatch.setattr(f"training.batches.{name}", counted)
+    settings = Settings(noise_share=0.1, echo_share=0.4)
+    rng = random.Random(0)
+    for _ in range(100):
+        draw_batch([(clip, 120)] * 2, special_tokens(51_865), settings, rng)
+    assert 10 <= heard["noisy"] <= 30
+    assert 65 <= heard["echoing"] <= 95
