@@ -11,7 +11,9 @@ import pytest
 
 from idiolect.child import CallbackReporter, Message
 from idiolect.errors import DatasetError, JobStopped, UsageError
+from idiolect.files import folder_bytes
 from tests.training.speech import shipped
+from training import finetune_state
 from training.finetune import Settings, Source, defaults_for, finetune
 from training.loop import computes_in_bf16
 from training.rows import Rows
@@ -51,7 +53,9 @@ def test_it_learns_and_leaves_a_folder_that_transformers_loads(
     assert model.proj_out.weight.data_ptr() == model.model.decoder.embed_tokens.weight.data_ptr()
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(nano: Path, sources: list[Source], tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    nano: Path, sources: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole: list[Message] = []
     finetune(nano, sources, tmp_path / "whole", QUICK, CallbackReporter(whole.append))
 
@@ -68,8 +72,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(nano: Path, sources: lis
         finetune(nano, sources, tmp_path / "stopped", QUICK, reporter)
     assert not (tmp_path / "stopped").exists()
 
+    # a disk as full as the stopped run left it, and a setting that changes no result
+    free = 10**9 - folder_bytes(tmp_path / "stopped.state")
+    monkeypatch.setattr("training.finetune.free_bytes", lambda folder: free)
+    monkeypatch.setattr(finetune_state, "needed_bytes", lambda *parameters: 10**9)
     second: list[Message] = []
-    outcome = finetune(nano, sources, tmp_path / "stopped", QUICK, CallbackReporter(second.append))
+    again = dataclasses.replace(QUICK, checkpoint_s=1e9)
+    outcome = finetune(nano, sources, tmp_path / "stopped", again, CallbackReporter(second.append))
     assert {"continued_at_step": 5} in [message.data for message in second]
     assert outcome.steps == 8
     assert _metrics(second, "loss") == pytest.approx(_metrics(whole, "loss"), rel=1e-3)

@@ -16,7 +16,6 @@ import pytest
 
 from idiolect.child import CallbackReporter, Message, parse
 from idiolect.errors import JobError, JobStopped
-from idiolect.files import folder_bytes
 from tests.training.interrupted import SETTINGS, sources, train, values, warnings
 from training import finetune_state
 from training.batches import Batch, BatchLoss
@@ -187,20 +186,6 @@ def test_a_full_disk_is_told_beforehand(nano: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(JobError, match=r"needs 0\.\d GB of disk space"):
         train(nano, tmp_path / "me", SETTINGS, [])
     assert finetune_state.needed_bytes(100, 10) == 880
-
-
-def test_what_an_interrupted_run_holds_is_not_asked_for_again(
-    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    short = dataclasses.replace(SETTINGS, max_steps=3)
-    _stopped_at(nano, tmp_path / "me", 2, short)
-    free = 10**9 - folder_bytes(tmp_path / "me.state")
-    monkeypatch.setattr("training.finetune.free_bytes", lambda folder: free)
-    monkeypatch.setattr(finetune_state, "needed_bytes", lambda *parameters: 10**9)
-    heard: list[Message] = []
-    settings = dataclasses.replace(short, gradient_checkpointing=True, checkpoint_s=1e9)  # speed and memory alone
-    assert train(nano, tmp_path / "me", settings, heard).steps == 3
-    assert values(heard, "continued_at_step") == [2]
 
 
 def test_a_disk_that_takes_no_model_is_told(nano: Path, tmp_path: Path) -> None:

@@ -63,44 +63,17 @@ def test_long_audio_is_cut_in_silence(pause_s: float) -> None:
 
 
 @pytest.mark.torch
-def test_two_models_share_the_features(nano: Path, voices: Path, tmp_path: Path) -> None:
+def test_a_stopped_command_goes_on_and_two_models_share_the_features(nano: Path, voices: Path, tmp_path: Path) -> None:
     _recordings(voices, tmp_path / "data")
     write_wav(tmp_path / "data" / "train" / "silent.wav", np.zeros(RATE_HZ, np.float32))
     (tmp_path / "data" / "train" / "silent.txt").write_text("nothing at all")
     heard: list[str] = []
-    twin = shutil.copytree(nano, tmp_path / "twin")
-    trained = direct.train(
-        ["nano", str(twin)],
-        tmp_path / "data",
-        None,
-        tmp_path / "me",
-        Settings(max_steps=1, epochs=1, batch_size=4, full_share=0.0, threads=1),
-        "en",
-        tmp_path / "cache",
-        CallbackReporter(lambda message: heard.append(message.data.get("message", ""))),
-    )
-    assert [each.left_out for each in trained] == [
-        ("silent.wav: the audio is silent: record it again; is the microphone on?",)
-    ] * 2
-    assert any(line.startswith("held-out clips: 2, with") and "too few to judge" in line for line in heard)
-    assert [each.outcome.checkpoint for each in trained] == [tmp_path / "me" / "nano", tmp_path / "me" / "twin"]
-    assert len(list((tmp_path / "cache" / direct.MELS).glob("*/*.mel"))) == trained[0].outcome.clips == 4
-    learnt = read_trained_on(tmp_path / "me" / "nano")
-    assert len(learnt) == 5
-    assert not any(pcm_sha256(decode(file)) in learnt for file in (tmp_path / "data" / "validation").glob("*.ogg"))
-    card = (tmp_path / "me" / "nano" / "README.md").read_text()
-    assert "license: cc-by-sa-4.0" in card
-    assert f"{trained[0].evaluations[1].wer:.1%}" in card
-
-
-@pytest.mark.torch
-def test_a_stopped_command_goes_on_where_it_was(nano: Path, voices: Path, tmp_path: Path) -> None:
-    _recordings(voices, tmp_path / "data")
     twin = str(shutil.copytree(nano, tmp_path / "twin"))
     stages: list[str] = []
 
     def train(stop_at: str = "", steps: int = 1) -> list[direct.Trained]:
         def see(message: Message) -> None:
+            heard.append(message.data.get("message", ""))
             if message.kind == "stage":
                 stages.append(message.data["name"])
                 if stages[-1] == stop_at:
@@ -119,9 +92,21 @@ def test_a_stopped_command_goes_on_where_it_was(nano: Path, voices: Path, tmp_pa
     with pytest.raises(UsageError, match="nano exists already"):
         train(steps=2)
     stages.clear()
-    assert [len(each.evaluations) for each in train()] == [2, 2]
+    trained = train()
     assert "train nano" not in stages
     assert not list((tmp_path / "me").glob("*.state"))
+    assert [len(each.evaluations) for each in trained] == [2, 2]
+    assert [each.left_out for each in trained] == [
+        ("silent.wav: the audio is silent: record it again; is the microphone on?",)
+    ] * 2
+    assert any(line.startswith("held-out clips: 2, with") and "too few to judge" in line for line in heard)
+    assert [each.outcome.checkpoint for each in trained] == [tmp_path / "me" / "nano", tmp_path / "me" / "twin"]
+    assert len(list((tmp_path / "cache" / direct.MELS).glob("*/*.mel"))) == trained[0].outcome.clips == 4
+    learnt = read_trained_on(tmp_path / "me" / "nano")
+    assert len(learnt) == 5
+    assert not any(pcm_sha256(decode(file)) in learnt for file in (tmp_path / "data" / "validation").glob("*.ogg"))
+    assert "license: cc-by-sa-4.0" in card.read_text()
+    assert f"{trained[0].evaluations[1].wer:.1%}" in card.read_text()
     with pytest.raises(UsageError, match="nano exists already"):
         train()
 
