@@ -5,7 +5,7 @@ on them. The peers need `pip install "idiolect[peers]"`; without them the status
 
 Over 1500 positions a step of either model also reads 37 MB of float32 keys and values, beside 48 MB of int8 weights,
 and one thread reads them no quicker for us: int8 is then 2.2 to 2.9 × quicker than onnxruntime's on one shared machine,
-2.7 to 3.5 × with its own choice of threads, and 2.9 to 3.9 × over the 160 positions of a short clip.
+2.8 to 3.5 × with its own choice of threads, and 2.9 to 3.9 × over the 160 positions of a short clip.
 """
 
 from __future__ import annotations
