@@ -14,7 +14,7 @@ from daemon.config import example, load
 from daemon.paths import Paths
 from daemon.work.spec import load_result
 from idiolect.errors import ExportError, MissingExtra, RuntimeFailed, UsageError
-from idiolect.files import sync_folder, write_text
+from idiolect.files import take_place, write_text
 from training import base_models
 
 if TYPE_CHECKING:
@@ -134,30 +134,26 @@ def export_model(
 @contextlib.contextmanager
 def _beside(outfile: Path) -> Iterator[Path]:
     """A path of the same name on the same disk, which takes the place of `outfile` when all went well."""
-    try:
+    with _writing(outfile):
         outfile.parent.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(prefix=".idiolect-", dir=outfile.parent))
-    except OSError as error:
-        raise ExportError(f"could not write {outfile}: {error.strerror}", "name another --outfile") from error
     written = room / outfile.name
     try:
         yield written
-        _take_place(written, outfile)
+        with _writing(outfile):
+            if outfile.is_dir() and not outfile.is_symlink():
+                outfile.rmdir()  # it was empty; what has come into it since is not ours to remove
+            take_place(written, outfile)
     except ExportError as error:
         raise ExportError(error.message.replace(str(written), str(outfile)), error.hint) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def _take_place(written: Path, outfile: Path) -> None:
-    """What stands there is a file, a link or an empty folder; a file is swapped for a file in one go."""
+@contextlib.contextmanager
+def _writing(outfile: Path) -> Iterator[None]:
     try:
-        if outfile.is_dir() and not outfile.is_symlink():
-            outfile.rmdir()
-        elif written.is_dir():
-            outfile.unlink(missing_ok=True)
-        written.replace(outfile)
-        sync_folder(outfile.parent)
+        yield
     except OSError as error:
         raise ExportError(f"could not write {outfile}: {error.strerror}", "name another --outfile") from error
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from exporters.checkpoint import read_dims
+from exporters.checkpoint import TOKENIZER, read_dims
+from exporters.companions import check_json, check_text, check_vocabulary
 from exporters.layout import Dims
 from exporters.mlpackage import Package, read_package
 from exporters.whisperkit import ALIGNMENT, PARTS, SPEC_VERSION, TOKENIZER_CLASSES, contract
 from idiolect.errors import ArtifactError, CheckpointError
 from idiolect.files import folder_bytes
-from idiolect.whisper import special_tokens
 
 _HINT = "the folder is damaged or was not copied whole; export or pull it again"
 _COMPRESSED = {"constexpr_affine_dequantize": "int8", "constexpr_lut_to_dense": "palette6"}
@@ -38,7 +36,8 @@ def check_coreml(folder: Path) -> CoremlInfo:
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is not a folder", _HINT)
     dims = _dims(folder)
-    _check_tokenizer(folder, dims)
+    check_text(folder / TOKENIZER, lambda path: check_vocabulary(path, dims))
+    check_text(folder / "tokenizer_config.json", _check_class)
     parts = {part: read_package(folder / f"{part}.mlpackage") for part in PARTS}
     aligned = any(feature.name == ALIGNMENT for feature in parts["TextDecoder"].contract.outputs)
     for part, package in parts.items():
@@ -53,17 +52,10 @@ def _dims(folder: Path) -> Dims:
         raise ArtifactError(f"{folder.name} cannot be used: {error}", _HINT) from None
 
 
-def _check_tokenizer(folder: Path, dims: Dims) -> None:
-    """WhisperKit downloads another tokenizer, silently, when it cannot use the one that is there."""
-    tokenizer, settings = _json(folder / "tokenizer.json"), _json(folder / "tokenizer_config.json")
-    model = tokenizer.get("model")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    eot = special_tokens(dims.n_vocab).eot
-    if not isinstance(vocabulary, dict) or len(vocabulary) not in (eot, eot + 1):
-        raise ArtifactError(f"{folder.name}: tokenizer.json does not hold {eot} text tokens", _HINT)
-    if settings.get("tokenizer_class", "WhisperTokenizer") not in TOKENIZER_CLASSES:
-        accepted = ", ".join(TOKENIZER_CLASSES)
-        raise ArtifactError(f"{folder.name}: tokenizer_class is {settings['tokenizer_class']!r}, not {accepted}", _HINT)
+def _check_class(path: Path) -> None:
+    """WhisperKit downloads another tokenizer, silently, when it does not know the class."""
+    if (found := check_json(path).get("tokenizer_class", "WhisperTokenizer")) not in TOKENIZER_CLASSES:
+        raise ValueError(f"tokenizer_class is {found!r}, not {', '.join(TOKENIZER_CLASSES)}")
 
 
 def _check_part(name: str, part: str, package: Package, dims: Dims, aligned: bool) -> None:
@@ -89,15 +81,3 @@ def _quantization(name: str, parts: dict[str, Package]) -> str:
     if len(kinds) != 1:
         raise ArtifactError(f"{name}: its parts are quantized differently: {', '.join(sorted(kinds))}", _HINT)
     return str(kinds.pop())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"{path.parent.name} cannot be used: {path.name}: {error.strerror}", _HINT) from error
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path.parent.name} cannot be used: {path.name} is not a JSON object", _HINT)
-    return value

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO
 
 from exporters.checkpoint import TOKENIZER
+from exporters.companions import check_json, check_text, check_vocabulary
 from exporters.layout import Dims, Tensor, check_dims, tensors
-from exporters.onnx_reader import check_json, check_text, check_vocabulary
 from exporters.plans import FLOAT, FLOAT16, INT8, Plan, Weight, check_plan
 from idiolect.errors import ArtifactError
 

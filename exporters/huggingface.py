@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from exporters.checkpoint import TOKENIZER, open_checkpoint, read_dims
+from exporters.companions import check_text, check_vocabulary
 from exporters.layout import Dims, tensors
 from exporters.onnx import copied, preprocessor_config
-from exporters.onnx_reader import check_text, check_vocabulary
 from exporters.plans import FLOAT, FLOAT16, Plan, Weight, check_plan, plan_bytes, write_planned
 from exporters.weights import read_json
 from idiolect.child import Reporter

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporters.checkpoint import TOKENIZER, spelled
+from exporters.checkpoint import TOKENIZER
+from exporters.companions import check_json, check_text, check_vocabulary
 from exporters.layout import Dims, check_dims
 from exporters.onnx_graph import read_metadata
 from exporters.onnx_models import identify, plan
@@ -78,16 +77,6 @@ def _check_models(prefix: str, encoder: Path, decoder: Path) -> OnnxInfo:
     return OnnxInfo(dims, quantization, encoder, decoder)
 
 
-def check_text(path: Path, check: Callable[[Path], None]) -> None:
-    """Raise ArtifactError with the file's name where `check` raises ValueError."""
-    try:
-        check(path)
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}", "export or pull it again") from error
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path.name} cannot be used: {error}", _DAMAGED) from error
-
-
 def _check_tokens(path: Path, dims: Dims) -> None:
     """Raise ValueError unless it lists every text token in order, in base64."""
     eot = special_tokens(dims.n_vocab).eot
@@ -99,17 +88,3 @@ def _check_tokens(path: Path, dims: Dims) -> None:
         if number != str(index).encode():
             raise ValueError(f"line {index + 1} is not token {index}")
         base64.b64decode(token, validate=True)
-
-
-def check_vocabulary(path: Path, dims: Dims) -> None:
-    """Raise ValueError for a tokenizer.json that does not hold every text token."""
-    model = json.loads(path.read_bytes()).get("model")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    eot = special_tokens(dims.n_vocab).eot
-    if not isinstance(vocabulary, dict) or len(spelled(vocabulary)) != eot:
-        raise ValueError(f"it does not hold the {eot} text tokens of this model")
-
-
-def check_json(path: Path) -> None:
-    if not isinstance(json.loads(path.read_bytes()), dict):
-        raise ValueError("it is no JSON object")

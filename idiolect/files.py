@@ -61,23 +61,28 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync_tree(temporary)
-        if path.exists():
-            old = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:8]}.old")
-            path.rename(old)
-            try:
-                temporary.rename(path)
-            except BaseException:
-                old.rename(path)
-                raise
-            if old.is_dir() and not old.is_symlink():
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                old.unlink()
-        else:
-            temporary.rename(path)
+        take_place(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def take_place(written: Path, path: Path) -> None:
+    """Rename `written` to `path`, on the same disk, over whatever stands there: a file, a link or a folder."""
+    if not (path.is_dir() or (written.is_dir() and os.path.lexists(path))):
+        written.replace(path)  # in one go, which no system does where a folder is involved
+    else:
+        old = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:8]}.old")
+        path.rename(old)
+        try:
+            written.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink()
     sync_folder(path.parent)
 
 

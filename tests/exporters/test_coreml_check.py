@@ -101,9 +101,9 @@ _VERSION_8 = b"\x08\x08"  # the model's first field
         ("config.json", _keys(num_mel_bins=128), "1, 80, 1, 3000.* belongs"),
         ("config.json", _keys(vocab_size=51_866), "51865.* belongs|51866"),
         ("tokenizer.json", Path.unlink, "No such file"),
-        ("tokenizer.json", _text("[]"), "not a JSON object"),
-        ("tokenizer.json", _text("{}"), "does not hold 50257 text tokens"),
-        ("tokenizer_config.json", _text("["), "not a JSON object"),
+        ("tokenizer.json", _text("[]"), "no JSON object"),
+        ("tokenizer.json", _text("{}"), "does not hold the 50257 text tokens"),
+        ("tokenizer_config.json", _text("["), "cannot be used"),
         ("tokenizer_config.json", _keys(tokenizer_class="BertTokenizer"), "tokenizer_class is 'BertTokenizer', not"),
     ],
 )  # fmt: skip
