@@ -19,6 +19,7 @@ from training.examples import Example, ExampleMaker
 from training.mel_cache import MelCache
 from training.memory import is_shortage
 from training.recipe import Settings, defaults_for
+from training.rows import met_tokens
 
 if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
@@ -85,7 +86,9 @@ def finetune(
         reporter.warning(line)
     if len(select) < 2:
         reporter.warning(f"clips to choose the best weights by: {len(select)}; the mean of the last ones is taken")
-    settings = defaults_for(settings, model.config.d_model, len(train))
+    met = met_tokens(model)
+    new_words = any(not met[token] for example in train for token in example.tokens)
+    settings = defaults_for(settings, model.config.d_model, len(train), new_words=new_words)
     models = [model]
     del model
     with _shortages_told():

@@ -18,6 +18,12 @@ NEW = ("embed_new", "embed_shared")
 NAMES = ("embed_known", *NEW)
 
 
+def met_tokens(model: Any) -> torch.Tensor:  # noqa: ANN401
+    """(V,) bool: which tokens the stock model has learnt."""
+    met: torch.Tensor = model.model.decoder.embed_tokens.weight.detach().abs().sum(dim=1) > 0
+    return met
+
+
 class Rows:
     """Embeds token ids and projects decoder states through the rows of `model`'s token embedding that are trained.
 
@@ -29,7 +35,7 @@ class Rows:
 
         self._embedding = model.model.decoder.embed_tokens
         whole = self._embedding.weight
-        met = whole.detach().abs().sum(dim=1) > 0
+        met = met_tokens(model)
         wanted = torch.zeros_like(met)
         wanted[sorted(needed)] = True
         new, self._silent = ~met & wanted, ~met & ~wanted
