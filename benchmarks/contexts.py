@@ -76,7 +76,8 @@ class Bench:
         settings = Settings(**changes)
         d_model = json.loads((base / "config.json").read_text())["d_model"]
         sources = self._divided(voice, split)[0]
-        recipe = defaults_for(settings, d_model, len(sources)).digest()[:8]
+        recipes = [defaults_for(settings, d_model, len(sources), new_tokens=new) for new in (True, False)]
+        recipe = "".join(each.digest()[:4] for each in recipes)
         out = self._folder / f"{base.name}-{voice}-{split}-{recipe}"
         if not out.exists():
             finetune(base, sources, out, settings)

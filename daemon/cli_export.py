@@ -102,9 +102,10 @@ def _compare(
     profiles, profile = profile_named(paths, profile_name)
     format = format or (profile.format if profile else "ggml")
     wanted = audio_context or (profile.audio_context if profile else usual_context(format, profiles))
+    words = vocabulary or (paths.vocabulary_file if paths.vocabulary_file.is_file() else None)
     if html:
         check_writable(html)
-    request = Request(model, format, data, DecodingOptions(language, wanted), vocabulary or paths.own_words)
+    request = Request(model, format, data, DecodingOptions(language, wanted), words)
     with progress_reporter() as reporter, stopping_on_interrupt(reporter):
         found = compare_quantisations(request, profiles, paths.cache, reporter)
     if html:

@@ -171,8 +171,7 @@ def evaluate(
     vocabulary: Annotated[
         Path | None,
         typer.Option(
-            help="Words that matter, one a line, [name] begins a group.",
-            show_default="vocabulary.txt of the home, else the words that --against misses",
+            help="Words that matter, one a line, [name] begins a group.", show_default="what --against misses"
         ),
     ] = None,
     noise_db: Annotated[
@@ -195,8 +194,7 @@ def evaluate(
     from idiolect.transcriber import DecodingOptions
 
     options = DecodingOptions(language, audio_context, timestamps)
-    words = vocabulary or _paths().own_words
-    request = evaluation.Request(tuple(models), data, options, against, words, noise_db, rivals)
+    request = evaluation.Request(tuple(models), data, options, against, vocabulary, noise_db, rivals)
     if html:
         evaluation.check_writable(html)
     with progress_reporter() as reporter, stopping_on_interrupt(reporter):

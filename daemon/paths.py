@@ -54,11 +54,6 @@ class Paths:
         home = home.expanduser().absolute()
         return _under(home, home / "state", home / "cache", home)
 
-    @property
-    def own_words(self) -> Path | None:
-        """vocabulary.txt where the user has one."""
-        return self.vocabulary_file if self.vocabulary_file.is_file() else None
-
     def make(self) -> None:
         """Create the private folders (0700): configuration, state and cache. Raises ConfigError where that fails."""
         for folder in (self.config_file.parent, self.profiles_dir, self.state, self.runs, self.cache):

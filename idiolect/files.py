@@ -70,7 +70,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def take_place(written: Path, path: Path) -> None:
     """Rename `written` to `path`, on the same disk, over whatever stands there: a file, a link or a folder."""
     if not (path.is_dir() or (written.is_dir() and os.path.lexists(path))):
-        written.replace(path)  # in one go, which no system does where a folder is involved
+        written.replace(path)  # in one go; neither a folder over something nor a file over a folder can be
     else:
         old = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:8]}.old")
         path.rename(old)

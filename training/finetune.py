@@ -86,9 +86,9 @@ def finetune(
         reporter.warning(line)
     if len(select) < 2:
         reporter.warning(f"clips to choose the best weights by: {len(select)}; the mean of the last ones is taken")
-    met = met_tokens(model)
-    new_words = any(not met[token] for example in train for token in example.tokens)
-    settings = defaults_for(settings, model.config.d_model, len(train), new_words=new_words)
+    met = met_tokens(model)  # all, where it was taught before: that tells nothing
+    new_tokens = bool(met.all()) or any(not met[token] for example in train for token in example.tokens)
+    settings = defaults_for(settings, model.config.d_model, len(train), new_tokens=new_tokens)
     models = [model]
     del model
     with _shortages_told():

@@ -80,24 +80,25 @@ _SHARES = {
 # Not for nano: with both for a fifth of the clips, the human voice's held-out errors rose from 2.7 and 2.2 % to 3.3 and
 # 3.7 % (two splits), and in noise of 10 dB stayed as many (one). What they do for the others was not measured.
 _SURROUNDINGS = {"noise_share": 0.2, "echo_share": 0.2}
-# Where nano has met every word, the rate that new ones need is too much of a good thing: the human voice's held-out
-# digits, on five trainings (three splits, the first with three seeds), 34 % of stock's errors left at it, 27 % so.
-_KNOWN_WORDS = {"learning_rate": 5e-4, "splice_share": 0.0}
+# Where nano has met every token, the rate that new ones need is too much of a good thing: the human voice's held-out
+# digits, on five trainings (three splits, the first with three seeds), 34 % of stock's errors left at it, 27 % so. With
+# fewer clips it was not measured apart.
+_KNOWN_TOKENS = {"learning_rate": 5e-4, "splice_share": 0.0}
 MANY_CLIPS, SEVERAL_CLIPS = 80, 32
 _DEFAULT_NAMES = (
     "epochs learning_rate batch_size decoder_rate_x new_words_rate_x ctc_weight splice_share new_words_apart"
 ).split()
 
 
-def defaults_for(settings: Settings, d_model: int, clips: int = MANY_CLIPS, *, new_words: bool = True) -> Settings:
-    """`settings` with what is None filled in for a model of this width that learns from so many clips, in which words
-    are said that it never met, or none."""
+def defaults_for(settings: Settings, d_model: int, clips: int = MANY_CLIPS, *, new_tokens: bool = True) -> Settings:
+    """`settings` with what is None filled in for a model of this width that learns from so many clips, whose texts hold
+    tokens that it never met (new words, for nano also capitals and full stops), or none."""
     defaults = _SHARES | dict(zip(_DEFAULT_NAMES, _DEFAULTS.get(d_model, _DEFAULTS[768]), strict=True))
     defaults |= dict.fromkeys(_SURROUNDINGS, 0.0) if d_model == 128 else _SURROUNDINGS
     if d_model == 128 and clips < MANY_CLIPS:
         defaults |= _gentle(clips)
-    elif d_model == 128 and not new_words:
-        defaults |= _KNOWN_WORDS
+    elif d_model == 128 and not new_tokens:
+        defaults |= _KNOWN_TOKENS
     missing: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
     return dataclasses.replace(settings, **missing)
 

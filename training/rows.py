@@ -19,7 +19,7 @@ NAMES = ("embed_known", *NEW)
 
 
 def met_tokens(model: Any) -> torch.Tensor:  # noqa: ANN401
-    """(V,) bool: which tokens the stock model has learnt."""
+    """(V,) bool: the tokens with a row; those a stock model has learnt, all of one that was taught before."""
     met: torch.Tensor = model.model.decoder.embed_tokens.weight.detach().abs().sum(dim=1) > 0
     return met
 
