@@ -49,11 +49,17 @@ state="$backend $(cat pyproject.toml constraints.txt setup.sh | cksum) $(pwd)"
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ] && exit 0
 
 echo "setting up .venv ($extras, PyTorch for $backend); a few minutes the first time" >&2
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check -q "$@"; }
 
 version=$(sed -n 's/^torch==//p' constraints.txt)
-if ! .venv/bin/python -c "import torch, sys; sys.exit(torch.__version__.split('+')[0] != '$version')" 2>/dev/null; then
+here=$(.venv/bin/python -c "
+import torch
+kind = 'cuda' if torch.version.cuda else 'rocm' if torch.version.hip else 'cpu'
+print(torch.__version__.split('+')[0], kind)" 2>/dev/null) || here=none
+case $backend-$(uname -sm) in *-Darwin* | cuda-*aarch64) wanted="$version cpu" ;; *) wanted="$version $backend" ;; esac
+if [ "$here" != "$wanted" ]; then
+    [ "$here" = none ] || pip uninstall -y torch # pip takes one build of a version for another
     case $backend-$(uname -sm) in
     cuda-* | *-Darwin* | cpu-*aarch64) pip install "torch==$version" -c constraints.txt ;;
     *)

@@ -89,7 +89,7 @@ def _home_anywhere(arguments: list[str]) -> tuple[list[str], list[str]]:
     for argument in remaining:
         if argument == "--":
             rest += [argument, *remaining]
-        if argument == "--home":
+        elif argument == "--home":
             home = ["--home", next(remaining, "")]
         elif argument.startswith("--home="):
             home = ["--home", argument.partition("=")[2]]

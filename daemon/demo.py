@@ -27,6 +27,7 @@ from daemon.terminal import out, plain, progress_reporter
 from idiolect.errors import JobError, NotRunning, UsageError, require
 from idiolect.files import write_text
 from idiolect.install import Place
+from idiolect.pairing import Pairings, scan
 from training.base_models import NANO_ARCHIVE
 from training.split import side
 
@@ -183,8 +184,10 @@ def _devices(home: Path, voice: str, recordings: Sequence[Recording], run: dict[
     """What a phone, a process of its own, pulls and hears, and what the daemon has kept for this computer."""
     phone = home / "phone"
     started = time.time()
-    scanned = ask(Paths.at(home), "pair", action="open")["uri"]  # what `idiolect pair` shows as a QR code
-    pulled = _json("pull", "--profile", PROFILES[0], "--into", phone / "model", "--pair", scanned, "--json", home=phone)
+    paired = scan(ask(Paths.at(home), "pair", action="open")["uri"], label="phone")  # the QR code of `idiolect pair`
+    without_address = paired.model_copy(update={"urls": ()})  # so that the network is asked where the service is
+    Pairings(Paths.at(phone).pairings).save(without_address)
+    pulled = _json("pull", "--profile", PROFILES[0], "--into", phone / "model", "--json", home=phone)
     pull_s = time.time() - started
     heard = _held_out(home / "held-out", recordings)
     stock = phone / "stock-nano-q4_0.bin"
@@ -208,6 +211,7 @@ def _devices(home: Path, voice: str, recordings: Sequence[Recording], run: dict[
         examples=examples,
         files={PROFILES[0]: Path(pulled["files"][0]), PROFILES[1]: file},
         pull_s=pull_s,
+        found_at=pulled["url"],
         trained_to_pulled_s=started + pull_s - trained,
         home=home,
     )

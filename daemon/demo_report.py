@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +33,7 @@ class Finding:
     examples: Sequence[tuple[str, str, str]]
     files: dict[str, Path]
     pull_s: float
+    found_at: str
     trained_to_pulled_s: float
     home: Path
 
@@ -113,14 +117,16 @@ def show_report(voice: str, finding: Finding, status: dict[str, Any]) -> bool:
         f"\nTrained on {result['train_clips']} recordings in {result['train_s']:.0f} s "
         f"({minutes:.1f} minutes of speech in the folder)."
     )
+    out.print(f"The phone found this computer by zeroconf, at {plain(finding.found_at)}.")
     out.print("\n[bold]Next, with your own voice[/]")
-    for line in (
-        "idiolect init                      make a home and see where to put recordings",
-        "idiolect models fetch tiny small   get the stock models, once",
-        "idiolect run                       leave it running; it trains when enough has come in",
-        f"idiolect --home {finding.home} status   look around in this demo's home",
+    command = _own_command()
+    for arguments, why in (
+        ("init", "make a home and see where to put recordings"),
+        ("models fetch tiny small", "get the stock models, once"),
+        ("run", "leave it running; it trains when enough has come in"),
+        (f"--home {finding.home} status", "look around in this demo's home"),
     ):
-        out.print(f"  {line}", markup=False, soft_wrap=True)
+        out.print(f"  {command} {arguments:33}  {why}", markup=False, soft_wrap=True)
     if not all(row.kept for row in rows):
         out.print("\n[bold red]A promise was missed; see MISSED above.[/]")
     return all(row.kept for row in rows)
@@ -135,3 +141,8 @@ def _fewer(what: str, stock: float, tuned: float, wanted: float) -> Promise:
     fewer = 1 - tuned / stock if stock else 0.0
     promised = f"{wanted:.0%} fewer: {fewer:.0%}"
     return Promise(what, percent(stock), percent(tuned), promised, fewer >= wanted)
+
+
+def _own_command() -> str:
+    """How to call this program from here: a new user's PATH does not have it."""
+    return "idiolect" if shutil.which("idiolect") else os.path.relpath(Path(sys.executable).with_name("idiolect"))

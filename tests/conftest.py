@@ -15,7 +15,9 @@ from training import base_models
 
 LIMIT_MINUTES = float(os.environ.get("IDIOLECT_TEST_MINUTES", "inf"))
 """After so many no test is begun any more; each is told as skipped. For a machine that others slow down (.ci/run)."""
+NOT_RUN = "NOT RUN"
 _BEGUN_S = time.monotonic()
+_not_run: list[str] = []
 VOICES = Path(base_models.__file__).parent / "data" / "voices"
 
 
@@ -47,7 +49,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup() -> None:
     if time.monotonic() - _BEGUN_S > 60 * LIMIT_MINUTES:
-        pytest.skip(f"NOT RUN: the {LIMIT_MINUTES:.0f} minutes of this run were over")
+        pytest.skip(f"{NOT_RUN}: the {LIMIT_MINUTES:.0f} minutes of this run were over")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and NOT_RUN in str(report.longrepr):
+        _not_run.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run that did not come to its end has not passed."""
+    if _not_run:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from idiolect.files import folder_bytes, replacing_folder, write_text
 NANO_ARCHIVE = Path(__file__).parent / "data" / "nano.tar.xz"
 FILES_NEEDED = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json")
 FILES_FETCHED = ("*.json", "*.txt", "model.safetensors", "model-*.safetensors")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"(?!.*(--|\.\.|\.git$))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9]([\w.-]{0,94}\w)?", re.ASCII)
 
 
 @dataclass(frozen=True)

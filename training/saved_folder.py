@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,8 @@ def save_checkpoint(run: Run, base: Path, out: Path) -> None:
     model.config.use_cache = True
     model.half()
     with replacing_folder(out) as folder:
-        with finetune_state.as_os_error(folder):
+        with finetune_state.as_os_error(folder), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Moving the following attributes")  # of OpenAI's configs, as it should be
             model.save_pretrained(folder, safe_serialization=True)
         for file in folder.glob("*.safetensors"):
             file.chmod(0o644)  # like the others: the safetensors library lets nobody but the owner read

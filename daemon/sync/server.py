@@ -103,7 +103,10 @@ class Server:
         await runner.setup()
         self._runner = runner
         try:
-            found = await asyncio.to_thread(addresses, self._door.bind, self._door.interfaces)
+            try:
+                found = await asyncio.to_thread(addresses, self._door.bind, self._door.interfaces)
+            except OSError as error:
+                raise _cannot_listen(self._door.bind, self._door.port, error) from error
             self._tls.renew(found)
             self.port = await self._listen(runner, self._tls.context, self._door.port)
             if self._door.plain_port is not None:

@@ -78,7 +78,7 @@ def train(
     bases = [base_models.resolve(model, cache) for model in models]
     reporter.stage("prepare")
     left_out = _LeftOut(reporter)
-    sides = _sides(_read(train_data, left_out))
+    sides = _sides(_read(train_data, left_out), all_teach=validation_data is not None)
     if not validation_data and (train_data / VALIDATION).is_dir() and not any(clip.side for clip in sides["held-out"]):
         told = "holds no recording with its text: a fifth of the others is held out instead"
         reporter.warning(f"{train_data / VALIDATION} {told}")
@@ -291,11 +291,11 @@ def _read(folder: Path, left_out: _LeftOut) -> list[Clip]:
     return read_folder(folder, left_out)
 
 
-def _sides(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
-    """Clips by side; where the user made a validation/ folder, nothing else is held out."""
+def _sides(clips: Sequence[Clip], *, all_teach: bool) -> dict[str, list[Clip]]:
+    """Clips by side; where the user made a validation/ folder, or `all_teach`, nothing else is held out."""
     from training.split import side
 
-    declared = any(clip.side == "held-out" for clip in clips)
+    declared = all_teach or any(clip.side == "held-out" for clip in clips)
     sides: dict[str, list[Clip]] = {"train": [], "select": [], "held-out": []}
     for clip in clips:
         sides[side(clip.text, clip.side or ("train" if declared else None))].append(clip)

@@ -250,6 +250,8 @@ def test_models_and_profiles_are_listed(home: Path) -> None:
         (["export", "nano", "--profile", "nope"], "choose one of android-futo"),
         (["export", "nano", "--format", "ggml", "--quant", "q9"], "q9"),
         (["models", "fetch", "tinny"], "no base model is called 'tinny'"),
+        (["models", "fetch", "openai/whisper--tiny"], "no base model is called 'openai/whisper--tiny'"),
+        (["wer", "--", "-a.txt", "-b.txt"], "cannot read -a.txt"),
         (["transcribe", "nowhere.wav", "--model", "nano"], "nowhere.wav"),
         (["evaluate", "nano", "--data", "nowhere"], "no such folder"),
         (["pull", "--profile", "../x"], "no profile is called '../x'"),

@@ -63,7 +63,7 @@ async def test_from_the_code_to_the_model_and_out_again(daemon: Daemon, tmp_path
 
 async def test_a_hook_runs_after_a_model_has_come_and_the_service_hears_of_it(daemon: Daemon, tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "out"
-    code = "import os, sys; open(sys.argv[1], 'a').write(os.environ['IDIOLECT_RELEASE'] + chr(10))"
+    code = "import os, sys; open(*sys.argv[1:], 'a').write(os.environ['IDIOLECT_RELEASE'] + chr(10))"
     pull = ("pull", "--profile", "android-futo", "--json")
     good = (*pull, "--hook", sys.executable, "--", "-c", code, out)
     assert (await run(home, *good)).returncode == 0

@@ -22,6 +22,7 @@ def finding(tuned: float = 0.08, heard: int = 8, loops: float = 0.0, waited_s: f
         examples=(),
         files={},
         pull_s=1.0,
+        found_at="https://127.0.0.1:1",
         trained_to_pulled_s=waited_s,
         home=Path("home"),
     )

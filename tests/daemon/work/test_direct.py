@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from idiolect.errors import DatasetError, JobStopped, UsageError
 from idiolect.whisper import RATE_HZ
 from tests.training.samples import write_wav
 from training.audio import decode, pcm_sha256
+from training.clips import Clip
 from training.finetune import Settings
 from training.trained_on import read_trained_on
 
@@ -32,6 +34,17 @@ def test_each_model_has_a_folder(tmp_path: Path) -> None:
     (out / "small").mkdir(parents=True)
     with pytest.raises(UsageError, match="small exists already"):
         direct.output_folders(["tiny", "small"], out)
+
+
+def test_what_is_held_out() -> None:
+    clips = [Clip(Path(f"{number}.wav"), f"call {number}") for number in range(100)]
+    counts = {side: len(found) for side, found in direct._sides(clips, all_teach=False).items()}
+    assert 0 < counts["held-out"] < 50
+    sides = direct._sides(clips, all_teach=True)  # --val-data says what to measure on
+    assert not sides["held-out"]
+    assert sides["select"]
+    clips[0] = dataclasses.replace(clips[0], side="held-out")  # in validation/
+    assert direct._sides(clips, all_teach=False)["held-out"] == clips[:1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
