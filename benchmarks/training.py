@@ -24,11 +24,13 @@ from idiolect.transcriber import DecodingOptions
 from idiolect.whisper import MAX_POSITIONS, RATE_HZ, special_tokens
 from training.audio import decode
 from training.base_models import resolve
+from training.compare import verdict
 from training.decode import CheckpointTranscriber, load_model
-from training.evaluate import EvaluationClip, evaluate
+from training.evaluate import Evaluation, EvaluationClip, evaluate
 from training.examples import ExampleMaker, collate
 from training.features import stack
 from training.finetune import Settings, Source, finetune
+from training.scoring import paired_bootstrap
 from training.split import side
 
 SHORTEST_S, LONGEST_S = 2.0, 6.0
@@ -149,7 +151,7 @@ def _compare_wer(nano: Path, voice: str, seeds: int, folder: Path) -> bool:
     taught = [source for source in sources if side(source.text) != "held-out"]
     judged = [EvaluationClip(s.name, s.pcm, s.text) for s in sources if side(s.text) == "held-out"]
     print(f"held-out WER, nano, {voice} voice, {len(judged)} clips: own length / 30 s window, training")
-    found: dict[str, list[float]] = {"recipe": [], "ours": []}
+    found: dict[str, list[Evaluation]] = {"ours": [], "recipe": []}
     for seed in range(seeds):
         settings = Settings(seed=seed)
         out = folder / f"wer-recipe-{seed}"
@@ -159,19 +161,26 @@ def _compare_wer(nano: Path, voice: str, seeds: int, folder: Path) -> bool:
         out = folder / f"wer-ours-{seed}"
         outcome = finetune(nano, taught, out, settings)
         _show_wer(found["ours"], f"ours {seed}", out, judged, outcome.train_s)
-    recipe_wer, ours_wer = mean(found["recipe"]), mean(found["ours"])
-    kept = ours_wer <= recipe_wer
-    print(f"  mean of the better window: {recipe_wer:.1%} → {ours_wer:.1%} ({'kept' if kept else 'MISSED'})")
-    return kept
+    recipe_wer, ours_wer = (mean(each.wer for each in found[kind]) for kind in ("recipe", "ours"))
+    own, other = ([sum(clip) for clip in zip(*(each.errors for each in found[kind]), strict=True)] for kind in found)
+    words = [seeds * count for count in found["ours"][0].clip_words]
+    _, low, high = paired_bootstrap(own, other, words)
+    # better, same or worse as `idiolect evaluate` says it: a word is half a point here
+    said = verdict(low, high, len(judged), sum(words))
+    interval = f"difference {100 * low:+.1f} … {100 * high:+.1f} points (95 %)"
+    print(f"  mean of the better window: {recipe_wer:.1%} → {ours_wer:.1%}, {interval}: {said}")
+    return said in ("better", "same")
 
 
-def _show_wer(found: list[float], label: str, model: Path, judged: Sequence[EvaluationClip], train_s: float) -> None:
+def _show_wer(
+    found: list[Evaluation], label: str, model: Path, judged: Sequence[EvaluationClip], train_s: float
+) -> None:
     """Each model counts by the window it does better in: the recipe's was never asked to work in a short one."""
     transcriber = CheckpointTranscriber(model)
-    short = evaluate(transcriber, judged).wer
-    full = evaluate(transcriber, judged, DecodingOptions(audio_context="full")).wer
-    found.append(min(short, full))
-    print(f"  {label:<10} {short:6.1%} / {full:6.1%} {train_s:6.0f} s", flush=True)
+    short = evaluate(transcriber, judged)
+    full = evaluate(transcriber, judged, DecodingOptions(audio_context="full"))
+    found.append(min(short, full, key=lambda each: each.wer))
+    print(f"  {label:<10} {short.wer:6.1%} / {full.wer:6.1%} {train_s:6.0f} s", flush=True)
 
 
 def _sources(voice: str) -> list[Source]:
