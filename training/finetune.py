@@ -19,7 +19,7 @@ from training.examples import Example, ExampleMaker
 from training.mel_cache import MelCache
 from training.memory import is_shortage
 from training.recipe import Settings, defaults_for
-from training.rows import met_tokens
+from training.rows import may_be_new
 
 if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
@@ -86,8 +86,7 @@ def finetune(
         reporter.warning(line)
     if len(select) < 2:
         reporter.warning(f"clips to choose the best weights by: {len(select)}; the mean of the last ones is taken")
-    met = met_tokens(model)  # all, where it was taught before: that tells nothing
-    new_tokens = bool(met.all()) or any(not met[token] for example in train for token in example.tokens)
+    new_tokens = may_be_new(model, {token for example in train for token in example.tokens})
     settings = defaults_for(settings, model.config.d_model, len(train), new_tokens=new_tokens)
     models = [model]
     del model

@@ -18,10 +18,13 @@ NEW = ("embed_new", "embed_shared")
 NAMES = ("embed_known", *NEW)
 
 
-def met_tokens(model: Any) -> torch.Tensor:  # noqa: ANN401
-    """(V,) bool: the tokens with a row; those a stock model has learnt, all of one that was taught before."""
-    met: torch.Tensor = model.model.decoder.embed_tokens.weight.detach().abs().sum(dim=1) > 0
-    return met
+def may_be_new(model: Any, tokens: set[int]) -> bool:  # noqa: ANN401
+    """Whether `model` may never have met one of these tokens: always where no row is empty, which tells nothing.
+
+    That is so of OpenAI's models, and of one that was taught before.
+    """
+    met = _met(model)
+    return bool(met.all() or not met[sorted(tokens)].all())
 
 
 class Rows:
@@ -35,7 +38,7 @@ class Rows:
 
         self._embedding = model.model.decoder.embed_tokens
         whole = self._embedding.weight
-        met = met_tokens(model)
+        met = _met(model)
         wanted = torch.zeros_like(met)
         wanted[sorted(needed)] = True
         new, self._silent = ~met & wanted, ~met & ~wanted
@@ -102,3 +105,9 @@ class Rows:
         import torch
 
         return torch.cat([*self._parts[:2], self._parts[2][None]]) if len(self._parts) > 1 else self._parts[0]
+
+
+def _met(model: Any) -> torch.Tensor:  # noqa: ANN401
+    """(V,) bool: the tokens whose row is not empty."""
+    met: torch.Tensor = model.model.decoder.embed_tokens.weight.detach().abs().sum(dim=1) > 0
+    return met

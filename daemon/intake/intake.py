@@ -74,6 +74,7 @@ class Intake:
         self._problems: tuple[str, ...] = ()
         self._remarks: tuple[str, ...] = ()
         self._watch_problems: tuple[str, ...] = ()
+        self._few_watches: tuple[str, ...] = ()
 
     @property
     def busy(self) -> bool:
@@ -91,7 +92,7 @@ class Intake:
 
         And what a sync tool left behind that only a person can settle.
         """
-        return self._problems + self._watch_problems + self._remarks
+        return self._problems + self._watch_problems + self._few_watches + self._remarks
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -127,6 +128,7 @@ class Intake:
 
         When it did not, it is asked again: a new folder is watched a moment after it was seen.
         """
+        self._few_watches = ()
         if not any(watcher.watching for watcher in self._watchers()):
             return True  # the look has said so
         if self._short_of_watches or self._folders_seen != self._folders_watched:
@@ -134,7 +136,7 @@ class Intake:
             self._short_of_watches = held is not None and falls_short(held, self._folders_seen)
             self._folders_watched = self._folders_seen
         if self._short_of_watches:
-            self._watch_problems += (
+            self._few_watches = (
                 f"the system watches fewer folders than the {len(self._folders_seen)} there are; looking every few "
                 "seconds instead (on Linux, raise fs.inotify.max_user_watches and start again)",
             )

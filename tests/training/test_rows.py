@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from training.decode import load_model
-from training.rows import NAMES, Rows
+from training.rows import NAMES, Rows, may_be_new
 
 pytestmark = pytest.mark.torch
 
@@ -43,6 +43,8 @@ def test_trained_rows_are_written_back(nano: Path) -> None:
     model, _ = load_model(nano)
     silent = model.model.decoder.embed_tokens.weight.abs().sum(1) == 0
     met, unmet = int((~silent).nonzero()[0]), int(silent.nonzero()[0])
+    assert not may_be_new(model, {met})
+    assert may_be_new(model, {met, unmet})
     rows = Rows(model, {met, unmet})
     with torch.no_grad():
         for name, change in zip(NAMES, (1.0, 3.0, -2.0), strict=True):
@@ -52,6 +54,7 @@ def test_trained_rows_are_written_back(nano: Path) -> None:
     after = model.model.decoder.embed_tokens.weight
     assert torch.allclose(after[met], before[met] + 1.0)
     assert after[unmet].tolist() == [3.0] * 128
+    assert may_be_new(model, {met})  # no row is empty any more
     assert torch.allclose(after[50_000], before[50_000] - 2.0)
 
 
