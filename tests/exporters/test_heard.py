@@ -9,6 +9,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import filelock
 import pytest
 
 import device_profiles
@@ -58,15 +59,17 @@ for quantization in ("int8", "palette6"):
 
 
 @pytest.fixture(scope="module")
-def compressed(nano_coreml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of nano for WhisperKit in int8 and in palette6."""
-    folder = tmp_path_factory.mktemp("compressed")
-    shutil.copytree(nano_coreml, folder / "f16")  # coremltools writes into what it opens
-    for quantization in ("int8", "palette6"):
-        parts = shutil.ignore_patterns("AudioEncoder*", "TextDecoder*")
-        shutil.copytree(nano_coreml, folder / f"{quantization}_whisper-base", ignore=parts)
-    command = [sys.executable, "-c", COMPRESS, str(folder / "f16"), str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
+def compressed(nano_coreml: Path) -> Path:
+    """A folder of nano for WhisperKit in int8 and in palette6, made by the first process that needs it."""
+    folder = nano_coreml.parent / "compressed"
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            shutil.copytree(nano_coreml, folder / "f16")  # coremltools writes into what it opens
+            for quantization in ("int8", "palette6"):
+                parts = shutil.ignore_patterns("AudioEncoder*", "TextDecoder*")
+                shutil.copytree(nano_coreml, folder / f"{quantization}_whisper-base", ignore=parts)
+            command = [sys.executable, "-c", COMPRESS, str(folder / "f16"), str(folder)]
+            subprocess.run(command, check=True, capture_output=True)
     return folder
 
 
