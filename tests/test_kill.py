@@ -16,8 +16,8 @@ from benchmarks.lost_disk import in_small_filesystem
 @pytest.mark.whispercpp
 def test_nothing_is_lost_whenever_the_daemon_dies(tmp_path: Path) -> None:
     said: list[str] = []
-    rounds = list(kill_rounds(tmp_path, 4, seed=14, tell=said.append))  # all phases but the watching
-    assert rounds == [[]] * 4, said
+    rounds = list(kill_rounds(tmp_path, 3, seed=2, tell=said.append))  # exporting, training, publishing
+    assert rounds == [[]] * 3, said
 
 
 def _may_mount(folder: Path) -> bool:

@@ -109,7 +109,10 @@ def _exported(home: Path, outfile: Path, force: bool = False) -> list[str]:
 
 
 @pytest.mark.torch
-def test_an_export_takes_the_place_of_files_links_and_empty_folders(home: Path, tmp_path: Path) -> None:
+def test_an_export_takes_the_place_of_files_links_and_empty_folders(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.home._loaded", lambda *_: None)  # which other tests hear
     kept = tmp_path / "kept"
     kept.mkdir()
     (tmp_path / "file").touch()
