@@ -50,8 +50,9 @@ def full_and_read_only(folder: Path, *, small: bool = False) -> int:
     """Take the disk away in each phase, look, give it back, and see the work go on; then start on a read-only disk."""
     trial = Trial.begin(folder, 0, small=small)
     clean = True
-    for phase in ("watch", "train", "export", "publish"):
-        for trouble, disk in (("full", full_disk), ("read-only", read_only_disk)):
+    troubles = (("full", full_disk), ("read-only", read_only_disk))
+    for number, phase in enumerate(("watch", "train", "export", "publish")):
+        for trouble, disk in troubles[number % 2 :: 2] if small else troubles:  # one in each phase where it is small
             found = _without_disk(trial, phase, disk)
             clean = clean and not found
             print(f"disk {trouble:9} in {phase:8} {'; '.join(found) or 'clean'}", flush=True)
