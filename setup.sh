@@ -57,7 +57,10 @@ here=$(.venv/bin/python -c "
 import torch
 kind = 'cuda' if torch.version.cuda else 'rocm' if torch.version.hip else 'cpu'
 print(torch.__version__.split('+')[0], kind)" 2>/dev/null) || here=none
-case $backend-$(uname -sm) in *-Darwin* | cuda-*aarch64) wanted="$version cpu" ;; *) wanted="$version $backend" ;; esac
+case $(uname -sm) in # the default registry has one build for a Mac or an ARM machine, whatever it is
+Darwin* | *aarch64) wanted="$version ${here#* }" ;;
+*) wanted="$version $backend" ;;
+esac
 if [ "$here" != "$wanted" ]; then
     [ "$here" = none ] || pip uninstall -y torch # pip takes one build of a version for another
     case $backend-$(uname -sm) in
