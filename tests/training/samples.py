@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,29 @@ def write_encoded(path: Path, pcm: Pcm, codec: str, rate_hz: int = 16_000) -> Pa
         for part in (*av.AudioResampler(stream.codec_context.format.name, "mono", rate_hz).resample(frame), None):
             container.mux(stream.encode(part))
     return path
+
+
+@functools.cache
+def silence(seconds: int, rate_hz: int = 8_000) -> bytes:
+    """Digital silence as FLAC with the largest blocks: ten hours take less than 100 kB."""
+    import av
+
+    made = io.BytesIO()
+    with av.open(made, "w", format="flac") as container:
+        stream: Any = container.add_stream("flac", rate=rate_hz, layout="mono")
+        stream.codec_context.options = {"frame_size": "65535"}
+        block = np.zeros((1, 65_535), np.int16)
+        for at in range(0, seconds * rate_hz, block.size):
+            frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = rate_hz, at
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return made.getvalue()
+
+
+def without_length(flac: bytes) -> bytes:
+    """The same as a stream: its header says nothing of how many samples follow."""
+    return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
 
 
 CODECS = {

@@ -3,43 +3,17 @@
 import struct
 import wave
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from daemon.intake.reader import Reader
 from daemon.intake.reading import Reading, Request
+from tests.training.samples import silence, without_length
 
 pytestmark = pytest.mark.slow
 
 WITHIN_S = 600.0  # the worker is not ended before; each takes a second or two
 TEN_HOURS_S = 36_000
-
-
-def silence(path: Path, seconds: int, rate_hz: int = 8_000) -> Path:
-    """Digital silence as FLAC with the largest blocks: ten hours take less than 100 kB."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("flac", rate=rate_hz, layout="mono")
-        stream.codec_context.options = {"frame_size": "65535"}
-        block = np.zeros((1, 65_535), np.int16)
-        for at in range(0, seconds * rate_hz, block.size):
-            frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
-            frame.sample_rate, frame.pts = rate_hz, at
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def without_length(path: Path) -> Path:
-    """The FLAC file as a stream: its header says nothing of how many samples follow."""
-    data = bytearray(path.read_bytes())
-    data[21] &= 0xF0
-    data[22:26] = bytes(4)
-    path.write_bytes(data)
-    return path
 
 
 def wav(path: Path, data_bytes: int, block_bytes: int = 2, rate_hz: int = 16_000, riff: bytes = b"RIFF") -> Path:
@@ -64,15 +38,16 @@ async def read(path: Path) -> Reading:
 
 @pytest.mark.parametrize("text", [None, "words", "cues"])
 async def test_ten_hours_of_silence_in_a_small_file(tmp_path: Path, text: str | None) -> None:
-    path = silence(tmp_path / "a.flac", TEN_HOURS_S)
-    assert path.stat().st_size < 1 << 20
+    path, flac = tmp_path / "a.flac", silence(TEN_HOURS_S)
+    assert len(flac) < 1 << 20
     if text == "cues":
         (tmp_path / "a.srt").write_text("09:59:00,000 --> 09:59:05,000\nwords\n")
     elif text:
         (tmp_path / "a.txt").write_text(text)
 
-    for bomb in (path, without_length(path)):
-        reading = await read(bomb)
+    for bomb in (flac, without_length(flac)):
+        path.write_bytes(bomb)
+        reading = await read(path)
         assert (reading.state, "longer than" in reading.reason) == ("rejected", True)
 
 
@@ -99,7 +74,8 @@ async def test_a_wav_with_more_channels_than_ears(tmp_path: Path) -> None:
 
 
 async def test_a_whole_day_cut_at_a_cue_near_its_end(tmp_path: Path) -> None:
-    path = silence(tmp_path / "a.flac", 7_000)
+    path = tmp_path / "a.flac"
+    path.write_bytes(silence(7_000))
     (tmp_path / "a.srt").write_text("01:56:00,000 --> 01:56:05,000\nwords\n")
 
     reading = await read(path)

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
@@ -17,12 +16,13 @@ from daemon.intake.reader import Reader
 from daemon.intake.reading import Reading
 from daemon.intake.transcode import COMMAND, Transcode
 from idiolect.sending import MAX_RECORDING_S
-from tests.training.samples import CODECS, sound, write_encoded, write_wav
+from tests.training.samples import CODECS, silence, sound, without_length, write_encoded, write_wav
 from training.audio import decode, pcm_sha256
 
 pytestmark = pytest.mark.slow
 
 MAX_RSS_BYTES = 300 << 20
+TEN_HOURS_S = 36_000
 
 
 async def plain(path: Path, command: tuple[str, ...] = COMMAND) -> tuple[Reading, Path]:
@@ -74,30 +74,6 @@ def _wav(riff: int, data: int, channels: int = 1, rate_hz: int = 16_000, body: b
     return b"RIFF" + struct.pack("<I", riff) + b"WAVE" + fmt + b"data" + struct.pack("<I", data) + body
 
 
-def _ten_hours_of_silence() -> bytes:
-    """A FLAC whose frames are constants: 10 h of zeros in under a megabyte."""
-    import io
-
-    import av
-
-    made = io.BytesIO()
-    with av.open(made, "w", format="flac") as container:
-        stream = container.add_stream("flac", rate=16_000, layout="mono")
-        stream.codec_context.options = {"frame_size": "65535"}
-        minute = np.zeros((1, 16_000 * 60), "<i2")
-        for _ in range(600):
-            frame = av.AudioFrame.from_ndarray(minute, format="s16", layout="mono")
-            frame.sample_rate = 16_000
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return made.getvalue()
-
-
-def _of_unknown_length(flac: bytes) -> bytes:
-    """The same with "0" where STREAMINFO tells how many samples there are."""
-    return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
-
-
 def _ogg_chain(links: int) -> bytes:
     import io
 
@@ -124,8 +100,8 @@ def _m4a(tmp_path: Path) -> bytes:
 
 
 BOMBS: dict[str, Callable[[Path], bytes]] = {
-    "ten hours of silence in flac": lambda _: _ten_hours_of_silence(),
-    "… that does not tell its length": lambda _: _of_unknown_length(_ten_hours_of_silence()),
+    "ten hours of silence in flac": lambda _: silence(TEN_HOURS_S),
+    "… that does not tell its length": lambda _: without_length(silence(TEN_HOURS_S)),
     "wav of 2^32 frames": lambda _: _wav(0xFFFF_FFFF, 0xFFFF_FFFE),
     "wav of 2^31 bytes": lambda _: _wav(0x8000_0024, 0x7FFE_0000),
     "96 channels": lambda _: _wav(36 + 192 * 8000, 192 * 8000, channels=96, body=bytes(range(256)) * 6000),

@@ -141,16 +141,15 @@ def test_a_recording_that_went_away_is_left_out_and_named(tmp_path: Path, cache:
 
 
 def test_shuffled_transcripts_do_not_pass_the_gate(tmp_path: Path, cache: Path, voices: Path) -> None:
-    clips = _clips(voices, 60)
-    texts = [clip.text for clip in clips]
+    texts = [clip.text for clip in _clips(voices, 60)]
     random.Random(0).shuffle(texts)
     training = {**TRAINING, "max_steps": 12, "epochs": 4}
-    run_dir = _run_dir(tmp_path / "run-0001", cache, _clips(voices, 60, texts), training=training)
+    run_dir = _run_dir(tmp_path / "run-0001", cache, _clips(voices, 60, texts), profiles=(), training=training)
     result = pipeline.run(run_dir, Reporter())
     assert result.tuned.wer > result.stock.wer
     verdict = gate.decide(result, PROFILES)
     assert not verdict.publish
-    assert "not clearly better than the stock model" in verdict.reasons[0]
+    assert any("not clearly better than the stock model" in reason for reason in verdict.reasons)
 
 
 @pytest.mark.parametrize(
