@@ -24,7 +24,7 @@ from idiolect.files import sha256_file
 from idiolect.pairing import scan
 
 pytestmark = [pytest.mark.torch, pytest.mark.whispercpp]
-CLIPS = 50
+CLIPS = 32
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def paths(tmp_path: Path) -> Iterator[Paths]:
     paths.make()
     settings: dict[str, Any] = {
         "recordings": {"settle_s": 0.3},
-        "training": {"tiers": ["nano"], "first_run_minutes": 1.5, "quiet_s": 0.5, "epochs": 1.0, "threads": 1},
+        "training": {"tiers": ["nano"], "first_run_minutes": 0.9, "quiet_s": 0.5, "epochs": 1.0, "threads": 1},
         "export": {"profiles": ["android-futo"]},
         "conditions": config.ANY_TIME.model_dump(mode="json"),
         "publish": {"anyway": True},

@@ -183,6 +183,11 @@ def bad() -> list[Json]:
         _refuse("an older root", "rollback", seen(two, 1, 2), signed(manifest(version=9)), roots=SECOND),
         _refuse("a root signed as a manifest", "form", known, two, roots={"2": signed(_inside(SECOND["2"]), ROOT)}),
         _refuse("257 roots to walk", "root", FRESH, signed(manifest(root_version=257))),
+        _refuse("two envelopes", "form", FRESH, f"{GOOD}\n{GOOD}"),
+        _refuse("two manifests in one payload", "form", FRESH, signed(payload + b"\n" + payload)),
+        _refuse("a bad manifest before a good one", "form", FRESH, signed(manifest(repo="{}") + b"\n" + payload)),
+        _refuse("two envelopes of a root", "form", FRESH, GOOD, roots={"1": f"{FIRST['1']}\n{FIRST['1']}"}),
+        _refuse("something before a root", "form", FRESH, GOOD, roots={"1": _prefixed(FIRST["1"])}),
     ]
 
 
@@ -219,6 +224,11 @@ def _changed(envelope: str, kind: str = "", **update: object) -> str:
     """The envelope with changes outside the signature; `kind`: signed as that type, then called a manifest."""
     made = json.loads(signed(manifest(), kind=kind)) if kind else json.loads(envelope)
     return json.dumps(made | {"payloadType": signing.MANIFEST_TYPE} | update)
+
+
+def _prefixed(envelope: str) -> str:
+    """The root, signed with an empty document before it."""
+    return signed(b"{}\n" + _inside(envelope), ROOT, kind=signing.ROOT_TYPE)
 
 
 def _key(own: Ed25519PrivateKey) -> Json:

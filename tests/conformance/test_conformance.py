@@ -17,7 +17,7 @@ from tests.conformance.make import FILE, FIRST, FRESH, GOOD, dump
 CASES = json.loads(FILE.read_text(encoding="utf-8"))["cases"]
 MUTATIONS = 1000
 MESSAGES = {
-    "form": "is not a signed document|is not a manifest|was wanted, this is",
+    "form": "is not a signed document|is not a manifest|is not a root|was wanted, this is",
     "signature": "the signature is not of the key",
     "rollback": "^rollback: ",
     "fork": "^fork: ",
