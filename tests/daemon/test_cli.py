@@ -344,7 +344,7 @@ def test_train_evaluate_export_transcribe_by_hand(home: Path, tmp_path: Path, vo
     file = tmp_path / "me.bin"
     idiolect("export", tmp_path / "me", "--format", "ggml", "--quant", "q5_0", "--outfile", file, home=home)
     page = tmp_path / "report.html"
-    arguments = ("--data", tmp_path / "dataset", "--against", "nano", "--noise-db", "20", "--html", page)
+    arguments = ("--data", tmp_path / "dataset", "--against", "nano", "--noise-db", "10", "--html", page)
     done = idiolect("evaluate", file, tmp_path / "me", *arguments, "--json", home=home)
     results = json.loads(done.stdout)["results"]
     assert [result["model"] for result in results] == [str(file), str(tmp_path / "me"), "nano"]

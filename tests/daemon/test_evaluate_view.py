@@ -52,6 +52,11 @@ def test_it_fits_the_terminal(shown: Callable[[Comparison, int], str], columns: 
     assert "[red]group" in text  # names are no markup
 
 
+def test_of_few_clips_it_is_said_that_they_settle_nothing(shown: Callable[[Comparison, int], str]) -> None:
+    text = shown(compared(SAID[:4], {"nano": HEARD[:4], "me": SAID[:4]}), 100)
+    assert "too little to judge" in " ".join(text.split())
+
+
 def test_words_stand_above_each_other(shown: Callable[[Comparison, int], str]) -> None:
     text = shown(compared(["call anna now שבת please"], {"nano": ["call ann right now please"]}), 80)
     above, below = text.splitlines()[-2:]

@@ -14,7 +14,7 @@ from daemon.sync.server import Server
 from tests.daemon.sync.doors import Ask, House, asking, client_tls
 from tests.daemon.sync.post import post
 
-CASES = 3  # of each operation; `make fuzz` asks more
+CASES = 5  # of each operation; `make fuzz` asks more
 
 
 @pytest.fixture
