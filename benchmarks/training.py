@@ -1,28 +1,26 @@
 """Training speed beside the standard recipe, and what the speed costs in accuracy.
 
-`python -m benchmarks.training [--wer [--voice VOICE]]`. The peer is transformers' Seq2SeqTrainer with every clip padded
-to 30 s: same clips (2 to 6 s, of the shipped voices), optimiser, batch and number of passes, in one run. nano, and a
-Whisper tiny of random weights, on which speed does not depend. Exit status 1 when a promise is missed.
+`python -m benchmarks.training [--wer [--voices VOICE …]]`. The peer is transformers' Seq2SeqTrainer with every clip
+padded to 30 s: same clips (2 to 6 s, of the shipped voices), optimiser, batch and number of passes, in one run. nano,
+and a Whisper tiny of random weights, on which speed does not depend. Exit status 1 when a promise is missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
+from benchmarks.accuracy import divided, recordings
 from benchmarks.exporting import TINY, make_checkpoint
-from daemon.demo import VOICES
 from idiolect.transcriber import DecodingOptions
 from idiolect.whisper import MAX_POSITIONS, RATE_HZ, special_tokens
-from training.audio import decode
 from training.base_models import resolve
 from training.compare import verdict
 from training.decode import CheckpointTranscriber, load_model
@@ -31,7 +29,6 @@ from training.examples import ExampleMaker, collate
 from training.features import stack
 from training.finetune import Settings, Source, finetune
 from training.scoring import paired_bootstrap
-from training.split import side
 
 SHORTEST_S, LONGEST_S = 2.0, 6.0
 FASTER_X = {"shipped defaults": 4.0, "true length": 6.0}
@@ -58,7 +55,7 @@ def main() -> int:
     """Print a table for each model; 1 when ours is not as much faster as promised, or worse on held-out clips."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wer", action="store_true", help="compare held-out WER of nano as well (slow)")
-    parser.add_argument("--voice", default="human", choices=["human", "synthetic"])
+    parser.add_argument("--voices", nargs="+", default=["human", "synthetic"], metavar="VOICE")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -71,7 +68,7 @@ def main() -> int:
                 (folder / "tiny" / file.name).write_bytes(file.read_bytes())
         kept &= _compare_speed("tiny", folder / "tiny", folder)
         if options.wer:
-            kept &= _compare_wer(nano, options.voice, options.seeds, folder)
+            kept &= all([_compare_wer(nano, voice, options.seeds, folder) for voice in options.voices])
     return 0 if kept else 1
 
 
@@ -120,8 +117,9 @@ def train_by_recipe(base: Path, sources: Sequence[Source], settings: Settings, o
 
 
 def _compare_speed(name: str, base: Path, folder: Path) -> bool:
-    sources = [s for s in _sources("human") + _sources("synthetic") if SHORTEST_S <= _seconds(s) <= LONGEST_S]
-    sources = [replace(s, select=False) for s in sources[:: len(sources) // CLIPS[name]][: CLIPS[name]]]
+    said = [Source(*clip, "en", select=False) for voice in ("human", "synthetic") for clip in recordings(voice)]
+    sources = [source for source in said if SHORTEST_S <= _seconds(source) <= LONGEST_S]
+    sources = sources[:: len(sources) // CLIPS[name]][: CLIPS[name]]
     audio_s = sum(map(_seconds, sources))
     settings = Settings(epochs=1, batch_size=BATCH_CLIPS)
     print(f"{name}: {len(sources)} clips of {audio_s / len(sources):.1f} s, batches of {BATCH_CLIPS}, one pass")
@@ -147,54 +145,47 @@ def _speed_of_ours(base: Path, sources: Sequence[Source], settings: Settings, ou
 
 
 def _compare_wer(nano: Path, voice: str, seeds: int, folder: Path) -> bool:
-    sources = _sources(voice)
-    taught = [source for source in sources if side(source.text) != "held-out"]
-    judged = [EvaluationClip(s.name, s.pcm, s.text) for s in sources if side(s.text) == "held-out"]
-    print(f"held-out WER, nano, {voice} voice, {len(judged)} clips: own length / 30 s window, training")
-    found: dict[str, list[Evaluation]] = {"ours": [], "recipe": []}
+    print(f"held-out WER, nano, {voice} voice: own length / 30 s window, training")
+    scored: list[dict[str, Evaluation]] = []
     for seed in range(seeds):
-        settings = Settings(seed=seed)
-        out = folder / f"wer-recipe-{seed}"
-        recipe = replace(settings, epochs=12, batch_size=4, learning_rate=RECIPE_RATE)
+        taught, judged = divided(voice, seed)  # another seed holds out other clips: one split of some fifty says little
+        recipe = Settings(seed=seed, epochs=12, batch_size=4, learning_rate=RECIPE_RATE)
+        out = folder / f"{voice}-recipe-{seed}"
         alike = [source for source in taught if not source.select]  # ours chooses its weights by the others
-        _show_wer(found["recipe"], f"recipe {seed}", out, judged, train_by_recipe(nano, alike, recipe, out))
-        out = folder / f"wer-ours-{seed}"
-        outcome = finetune(nano, taught, out, settings)
-        _show_wer(found["ours"], f"ours {seed}", out, judged, outcome.train_s)
-    recipe_wer, ours_wer = (mean(each.wer for each in found[kind]) for kind in ("recipe", "ours"))
-    own, other = ([sum(clip) for clip in zip(*(each.errors for each in found[kind]), strict=True)] for kind in found)
-    words = [seeds * count for count in found["ours"][0].clip_words]
-    _, low, high = paired_bootstrap(own, other, words)
-    # better, same or worse as `idiolect evaluate` says it: a word is half a point here
-    said = verdict(low, high, len(judged), sum(words))
+        found = {"recipe": _scored(f"recipe {seed}", out, judged, train_by_recipe(nano, alike, recipe, out))}
+        out = folder / f"{voice}-ours-{seed}"
+        found["ours"] = _scored(f"ours {seed}", out, judged, finetune(nano, taught, out, Settings(seed=seed)).train_s)
+        scored.append(found)
+    recipe_wer, ours_wer = (mean(found[kind].wer for found in scored) for kind in ("recipe", "ours"))
+    said, low, high = _judged(scored)
     interval = f"difference {100 * low:+.1f} … {100 * high:+.1f} points (95 %)"
     print(f"  mean of the better window: {recipe_wer:.1%} → {ours_wer:.1%}, {interval}: {said}")
     return said in ("better", "same")
 
 
-def _show_wer(
-    found: list[Evaluation], label: str, model: Path, judged: Sequence[EvaluationClip], train_s: float
-) -> None:
-    """Each model counts by the window it does better in: the recipe's was never asked to work in a short one."""
+def _judged(scored: Sequence[Mapping[str, Evaluation]]) -> tuple[str, float, float]:
+    """Better, same or worse as `idiolect evaluate` says it, and the interval of the difference in WER.
+
+    A sentence that was held out twice, or said twice, is resampled with all its outcomes: they are not independent.
+    """
+    sums: dict[str, tuple[int, int, int]] = {}
+    for found in scored:
+        ours, recipe = found["ours"], found["recipe"]
+        for text, *counts in zip(ours.references, ours.errors, recipe.errors, ours.clip_words, strict=True):
+            own, other, words = map(sum, zip(sums.get(text, (0, 0, 0)), counts, strict=True))
+            sums[text] = own, other, words
+    own_errors, other_errors, n_words = zip(*sums.values(), strict=True)
+    _, low, high = paired_bootstrap(own_errors, other_errors, n_words)
+    return verdict(low, high, len(sums), sum(n_words)), low, high
+
+
+def _scored(label: str, model: Path, judged: Sequence[EvaluationClip], train_s: float) -> Evaluation:
+    """In the window that the model does better in: the recipe's was never asked to work in a short one."""
     transcriber = CheckpointTranscriber(model)
     short = evaluate(transcriber, judged)
     full = evaluate(transcriber, judged, DecodingOptions(audio_context="full"))
-    found.append(min(short, full, key=lambda each: each.wer))
     print(f"  {label:<10} {short.wer:6.1%} / {full.wer:6.1%} {train_s:6.0f} s", flush=True)
-
-
-def _sources(voice: str) -> list[Source]:
-    rows = [json.loads(row) for row in (VOICES / voice / "metadata.jsonl").read_text().splitlines()]
-    return [
-        Source(
-            row["file_name"],
-            decode(VOICES / voice / row["file_name"]),
-            row["text"],
-            "en",
-            side(row["text"]) == "select",
-        )
-        for row in rows
-    ]
+    return min(short, full, key=lambda each: each.wer)
 
 
 def _seconds(source: Source) -> float:
