@@ -11,7 +11,8 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -30,6 +31,7 @@ from training.features import stack
 from training.finetune import Settings, Source, finetune
 from training.scoring import paired_bootstrap
 
+VOICES = ["human", "synthetic"]
 SHORTEST_S, LONGEST_S = 2.0, 6.0
 FASTER_X = {"shipped defaults": 4.0, "true length": 6.0}
 TRUE_LENGTH: dict[str, Any] = {"full_share": 0.0, "longer_share": 0.0}
@@ -55,7 +57,7 @@ def main() -> int:
     """Print a table for each model; 1 when ours is not as much faster as promised, or worse on held-out clips."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wer", action="store_true", help="compare held-out WER of nano as well (slow)")
-    parser.add_argument("--voices", nargs="+", default=["human", "synthetic"], metavar="VOICE")
+    parser.add_argument("--voices", nargs="+", default=VOICES, choices=VOICES)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -117,7 +119,7 @@ def train_by_recipe(base: Path, sources: Sequence[Source], settings: Settings, o
 
 
 def _compare_speed(name: str, base: Path, folder: Path) -> bool:
-    said = [Source(*clip, "en", select=False) for voice in ("human", "synthetic") for clip in recordings(voice)]
+    said = [Source(*clip, "en", select=False) for voice in VOICES for clip in recordings(voice)]
     sources = [source for source in said if SHORTEST_S <= _seconds(source) <= LONGEST_S]
     sources = sources[:: len(sources) // CLIPS[name]][: CLIPS[name]]
     audio_s = sum(map(_seconds, sources))
@@ -146,37 +148,36 @@ def _speed_of_ours(base: Path, sources: Sequence[Source], settings: Settings, ou
 
 def _compare_wer(nano: Path, voice: str, seeds: int, folder: Path) -> bool:
     print(f"held-out WER, nano, {voice} voice: own length / 30 s window, training")
-    scored: list[dict[str, Evaluation]] = []
+    pairs: list[tuple[Evaluation, Evaluation]] = []  # ours, the recipe's
     for seed in range(seeds):
         taught, judged = divided(voice, seed)  # another seed holds out other clips: one split of some fifty says little
         recipe = Settings(seed=seed, epochs=12, batch_size=4, learning_rate=RECIPE_RATE)
-        out = folder / f"{voice}-recipe-{seed}"
         alike = [source for source in taught if not source.select]  # ours chooses its weights by the others
-        found = {"recipe": _scored(f"recipe {seed}", out, judged, train_by_recipe(nano, alike, recipe, out))}
+        out = folder / f"{voice}-recipe-{seed}"
+        other = _scored(f"recipe {seed}", out, judged, train_by_recipe(nano, alike, recipe, out))
         out = folder / f"{voice}-ours-{seed}"
-        found["ours"] = _scored(f"ours {seed}", out, judged, finetune(nano, taught, out, Settings(seed=seed)).train_s)
-        scored.append(found)
-    recipe_wer, ours_wer = (mean(found[kind].wer for found in scored) for kind in ("recipe", "ours"))
-    said, low, high = _judged(scored)
+        own = _scored(f"ours {seed}", out, judged, finetune(nano, taught, out, Settings(seed=seed)).train_s)
+        pairs.append((own, other))
+    ours_wer, recipe_wer = (mean(each.wer for each in column) for column in zip(*pairs, strict=True))
+    said, low, high = _judged(pairs)
     interval = f"difference {100 * low:+.1f} … {100 * high:+.1f} points (95 %)"
     print(f"  mean of the better window: {recipe_wer:.1%} → {ours_wer:.1%}, {interval}: {said}")
     return said in ("better", "same")
 
 
-def _judged(scored: Sequence[Mapping[str, Evaluation]]) -> tuple[str, float, float]:
+def _judged(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> tuple[str, float, float]:
     """Better, same or worse as `idiolect evaluate` says it, and the interval of the difference in WER.
 
     A sentence that was held out twice, or said twice, is resampled with all its outcomes: they are not independent.
     """
-    sums: dict[str, tuple[int, int, int]] = {}
-    for found in scored:
-        ours, recipe = found["ours"], found["recipe"]
-        for text, *counts in zip(ours.references, ours.errors, recipe.errors, ours.clip_words, strict=True):
-            own, other, words = map(sum, zip(sums.get(text, (0, 0, 0)), counts, strict=True))
-            sums[text] = own, other, words
-    own_errors, other_errors, n_words = zip(*sums.values(), strict=True)
-    _, low, high = paired_bootstrap(own_errors, other_errors, n_words)
-    return verdict(low, high, len(sums), sum(n_words)), low, high
+    errors, other_errors, words = Counter[str](), Counter[str](), Counter[str]()
+    for own, other in pairs:
+        for i, text in enumerate(own.references):
+            errors[text] += own.errors[i]
+            other_errors[text] += other.errors[i]
+            words[text] += own.clip_words[i]
+    _, low, high = paired_bootstrap([*errors.values()], [*other_errors.values()], [*words.values()])
+    return verdict(low, high, len(words), words.total()), low, high
 
 
 def _scored(label: str, model: Path, judged: Sequence[EvaluationClip], train_s: float) -> Evaluation:
