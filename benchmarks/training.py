@@ -38,7 +38,7 @@ TRUE_LENGTH: dict[str, Any] = {"full_share": 0.0, "longer_share": 0.0}
 CLIPS = {"nano": 96, "tiny": 32}  # a pass of the recipe over them takes some twenty seconds
 BATCH_CLIPS = 8
 SEEDS = 3
-RECIPE_RATE = 4e-4  # at which nano learns best in 30 s windows
+RECIPE_RATE = 4e-4  # at which nano learns best in 30 s windows; batch and epochs are ours
 
 
 @dataclass(frozen=True)
@@ -151,12 +151,13 @@ def _compare_wer(nano: Path, voice: str, seeds: int, folder: Path) -> bool:
     pairs: list[tuple[Evaluation, Evaluation]] = []  # ours, the recipe's
     for seed in range(seeds):
         taught, judged = divided(voice, seed)  # another seed holds out other clips: one split of some fifty says little
-        recipe = Settings(seed=seed, epochs=12, batch_size=4, learning_rate=RECIPE_RATE)
+        out = folder / f"{voice}-ours-{seed}"
+        ours = finetune(nano, taught, out, Settings(seed=seed))
+        own = _scored(f"ours {seed}", out, judged, ours.train_s)
+        recipe = replace(ours.settings, learning_rate=RECIPE_RATE)
         alike = [source for source in taught if not source.select]  # ours chooses its weights by the others
         out = folder / f"{voice}-recipe-{seed}"
         other = _scored(f"recipe {seed}", out, judged, train_by_recipe(nano, alike, recipe, out))
-        out = folder / f"{voice}-ours-{seed}"
-        own = _scored(f"ours {seed}", out, judged, finetune(nano, taught, out, Settings(seed=seed)).train_s)
         pairs.append((own, other))
     ours_wer, recipe_wer = (mean(each.wer for each in column) for column in zip(*pairs, strict=True))
     said, low, high = _judged(pairs)

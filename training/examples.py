@@ -127,6 +127,25 @@ def stretched(example: Example, factor: float) -> Example:
     )
 
 
+def joined(examples: Sequence[Example]) -> Example:
+    """One example in which all of them are said, one after the other."""
+    import torch
+
+    if len(examples) == 1:
+        return examples[0]
+    *before, last = examples
+    return replace(
+        last,
+        name=" + ".join(example.name for example in examples),
+        mel=torch.cat([example.mel for example in examples], dim=1),
+        tokens=tuple(token for example in examples for token in example.tokens),
+        words=tuple(word for example in examples for word in example.words),
+        letters=" ".join(example.letters for example in examples),
+        speech_end_s=sum(example.mel.shape[1] for example in before) / 100 + last.speech_end_s,
+        duration_s=sum(example.duration_s for example in examples),
+    )
+
+
 def possible_tokens(example: Example, special: SpecialTokens, stretch: float, timed: bool) -> set[int]:
     """Every token that targets of this clip may hold, said up to the share `stretch` faster or slower."""
     found = {*special.prompt(example.language), *example.tokens, special.eot}

@@ -26,7 +26,8 @@ from training.averaging import Average
 from training.batches import Batch, BatchLoss, draw_batch
 from training.ctc import CtcHead
 from training.decode import encode, greedy
-from training.examples import Example, draw_contexts, possible_tokens
+from training.epoch import Turn, plan_epoch
+from training.examples import Example, joined, possible_tokens
 from training.features import plan_batches, stack
 from training.processes import Processes
 from training.recipe import Settings
@@ -72,11 +73,12 @@ class Run:
         self.processes = Processes(self.accelerator)
         model.config.use_cache = False
         spread, timed = settings.stretch, bool(settings.timestamps_share)
-        texts = (*train, *select)
+        heard = (*train, *(joined([train[index] for index in pair]) for pair in self._plan_steps()))
+        texts = (*heard, *select)
         self.rows = Rows(model, {t for example in texts for t in possible_tokens(example, self.special, spread, timed)})
         if settings.lora_rank:
             lora.add_adapters(model, settings.lora_rank, settings.seed)
-        letters = CtcHead(model.model.encoder, {example.letters for example in train}) if settings.ctc_weight else None
+        letters = CtcHead(model.model.encoder, {example.letters for example in heard}) if settings.ctc_weight else None
         self.letters, self.splicer = letters, Splicer(train, self.rows.new_tokens)
         self.model = model.to(self.accelerator.device)
         self.batch_loss = BatchLoss(model, self.rows, letters, settings.ctc_weight or 0.0)
@@ -91,7 +93,6 @@ class Run:
                     layer.register_full_backward_pre_hook(self._stop_here)
         tokens = sum(len(example.tokens) + 1 for example in train) / len(train)
         self.nominal_tokens = tokens * min(settings.batch_size or 1, len(train))
-        self._plan_steps()
         self.average = Average(self.trained, self.total_steps)
         self._fit_memory()
         self.step = self.judged_step = 0
@@ -141,19 +142,21 @@ class Run:
                 reason = error.strerror or error
                 self.reporter.warning(f"no checkpoint at step {self.step}: {self.state_dir}: {reason}")
 
-    def _plan_steps(self) -> None:
-        """Count the steps, and the positions and tokens of each, from which follow time and memory."""
+    def _plan_steps(self) -> set[tuple[int, ...]]:
+        """Count the steps, and the positions and tokens of each, from which follow time and memory; what is joined."""
         batches = [batch for epoch in range(math.ceil(self.settings.epochs or 1)) for batch in self._epoch(epoch)]
         self.total_steps = len(batches)
         if self.settings.epochs and self.settings.epochs % 1:
             self.total_steps = round(self.total_steps * self.settings.epochs / math.ceil(self.settings.epochs))
         self.total_steps = max(1, min(self.total_steps, self.settings.max_steps or self.total_steps))
         batches = batches[: self.total_steps]
-        self.positions = [len(batch) * max(context for _, context in batch) for batch in batches]
+        self.positions = [len(batch) * max(turn.context for turn in batch) for batch in batches]
         around = 6  # prompt, timestamps, end of text
         self.tokens = [
-            len(batch) * (around + max(len(self.train_set[i].tokens) for i, _ in batch)) for batch in batches
+            len(batch) * (around + max(sum(len(self.train_set[i].tokens) for i in turn.clips) for turn in batch))
+            for batch in batches
         ]
+        return {turn.clips for batch in batches for turn in batch if len(turn.clips) > 1}
 
     def _fit_memory(self) -> None:
         """Choose how much of a batch is computed at once, and whether activations are kept, by the memory at hand."""
@@ -183,24 +186,19 @@ class Run:
 
     recomputes = False
 
-    def _epochs(self) -> Iterator[list[list[tuple[int, int]]]]:
+    def _epochs(self) -> Iterator[list[list[Turn]]]:
         """The batches still to do, epoch by epoch; an epoch that was done but not judged comes back empty."""
         end = 0
         for epoch in range(math.ceil(self.settings.epochs or 1)):
-            batches = list(self._epoch(epoch))
+            batches = self._epoch(epoch)
             first, end = end, end + len(batches)
             if end >= self.step and first < self.total_steps:
                 yield batches[max(0, self.step - first) : self.total_steps - first]
 
-    def _epoch(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
-        """Batches of (clip index, context in positions) for one epoch."""
-        rng = random.Random(f"{self.settings.seed}-{epoch}")
-        shares = self.settings.full_share or 0.0, self.settings.longer_share or 0.0
-        contexts = draw_contexts([example.positions for example in self.train_set], *shares, rng)
-        for batch in plan_batches(contexts, self.settings.batch_size or 1, self.settings.position_budget, rng):
-            yield [(index, contexts[index]) for index in batch]
+    def _epoch(self, epoch: int) -> list[list[Turn]]:
+        return plan_epoch(self.train_set, self.settings, random.Random(f"{self.settings.seed}-{epoch}"))
 
-    def _optimise(self, chosen: Sequence[tuple[int, int]]) -> float:
+    def _optimise(self, turns: Sequence[Turn]) -> float:
         """One optimiser step; the batch's loss per token."""
         if self.processes.count > 1 and any(self.processes.sum(float(self.reporter.stop.is_set()))):
             self.reporter.stop.set()
@@ -212,7 +210,7 @@ class Run:
             self._find_words(self.letters)
         self.batch_loss.new_words_apart = self.step < (self.settings.new_words_apart or 0.0) * self.total_steps
         self.model.train()
-        clips = [(self._said(index, rng), context) for index, context in chosen]
+        clips = [(joined([self._said(index, rng) for index in turn.clips]), turn.context) for turn in turns]
         batch = draw_batch(clips, self.special, self.settings, rng)
         while (loss := self._gradients(batch)) is None:
             self._use_less_memory(batch)

@@ -122,6 +122,13 @@ def test_time_and_memory_are_estimated(nano: Path, sources: list[Source], tmp_pa
     assert _metrics(messages, "measured_steps") == [10]
 
 
+def test_clips_of_one_word_each_are_joined(nano: Path, sources: list[Source], tmp_path: Path) -> None:
+    """Only between the clips is there a space to be spelled."""
+    single = [dataclasses.replace(source, text=source.text.split()[0]) for source in sources]
+    settings = dataclasses.replace(QUICK, max_steps=2, join_share=1.0, ctc_weight=0.6, timestamps_share=1.0)
+    assert finetune(nano, single, tmp_path / "me", settings).steps == 2
+
+
 def test_settings_refuse_what_they_do_not_know() -> None:
     with pytest.raises(UsageError, match="'epoch'"):
         Settings.of({"epoch": 3})
@@ -177,6 +184,7 @@ def test_defaults_follow_the_models_size() -> None:
     known = defaults_for(Settings(), 128, 200, new_tokens=False)
     assert (known.learning_rate or 0.0) < (many.learning_rate or 0.0)
     assert (known.splice_share, many.splice_share) == (0.0, 0.4)
+    assert (known.join_share, many.join_share, tiny.join_share) == (0.5, 0.0, 0.0)
     assert defaults_for(Settings(), 128, 50, new_tokens=False) == some
     assert defaults_for(Settings(full_share=0.0), 128, 50).full_share == 0.0
     assert defaults_for(Settings(epochs=1, learning_rate=0.5), 384).learning_rate == 0.5
