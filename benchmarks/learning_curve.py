@@ -47,7 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("voices", nargs="*", default=["human", "synthetic"], metavar="VOICE")
     parser.add_argument("--clips", default=COUNTS, help="how many clips to learn from, beside all")
-    parser.add_argument("--splits", type=int, default=1)
+    parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--html", type=Path, help="draw the curves into this file")
     options = parser.parse_args()
     print(heading("learnt"))

@@ -38,7 +38,7 @@ TRUE_LENGTH: dict[str, Any] = {"full_share": 0.0, "longer_share": 0.0}
 CLIPS = {"nano": 96, "tiny": 32}  # a pass of the recipe over them takes some twenty seconds
 BATCH_CLIPS = 8
 SEEDS = 3
-RECIPE_RATE = 4e-4  # at which nano learns best in 30 s windows; batch and epochs are ours
+RECIPE_RATE = 4e-4  # at which nano learns best in 30 s windows; batch and epochs are ours unless asked for
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def main() -> int:
     parser.add_argument("--wer", action="store_true", help="compare held-out WER of nano as well (slow)")
     parser.add_argument("--voices", nargs="+", default=VOICES, choices=VOICES)
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--recipe-epochs", type=float, help="in place of ours")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -70,7 +71,7 @@ def main() -> int:
                 (folder / "tiny" / file.name).write_bytes(file.read_bytes())
         kept &= _compare_speed("tiny", folder / "tiny", folder)
         if options.wer:
-            kept &= all([_compare_wer(nano, voice, options.seeds, folder) for voice in options.voices])
+            kept &= all([_compare_wer(nano, voice, options, folder) for voice in options.voices])
     return 0 if kept else 1
 
 
@@ -146,15 +147,16 @@ def _speed_of_ours(base: Path, sources: Sequence[Source], settings: Settings, ou
     return Speed(passes * outcome.clips, passes * outcome.audio_s, outcome.train_s)
 
 
-def _compare_wer(nano: Path, voice: str, seeds: int, folder: Path) -> bool:
+def _compare_wer(nano: Path, voice: str, options: argparse.Namespace, folder: Path) -> bool:
     print(f"held-out WER, nano, {voice} voice: own length / 30 s window, training")
     pairs: list[tuple[Evaluation, Evaluation]] = []  # ours, the recipe's
-    for seed in range(seeds):
+    for seed in range(options.seeds):
         taught, judged = divided(voice, seed)  # another seed holds out other clips: one split of some fifty says little
         out = folder / f"{voice}-ours-{seed}"
         ours = finetune(nano, taught, out, Settings(seed=seed))
         own = _scored(f"ours {seed}", out, judged, ours.train_s)
-        recipe = replace(ours.settings, learning_rate=RECIPE_RATE)
+        epochs = options.recipe_epochs or ours.settings.epochs
+        recipe = replace(ours.settings, learning_rate=RECIPE_RATE, epochs=epochs)
         alike = [source for source in taught if not source.select]  # ours chooses its weights by the others
         out = folder / f"{voice}-recipe-{seed}"
         other = _scored(f"recipe {seed}", out, judged, train_by_recipe(nano, alike, recipe, out))

@@ -102,7 +102,7 @@ def train(
         Path | None,
         typer.Option(help="Folder for the new model (a Hugging Face folder); for several, each in its own within."),
     ] = None,
-    epochs: Annotated[float | None, typer.Option(min=0.01, help="Passes over the data.")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0.01, max=1000, help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-9, max=1, help="Peak learning rate.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,

@@ -9,7 +9,7 @@ from daemon.lines import megabytes
 from daemon.terminal import out, percent, plain, table
 
 if TYPE_CHECKING:
-    from training.compare import Comparison, Result, WorstClip
+    from training.compare import Comparison, Difference, Result, WorstClip
 
 MODELS_ABREAST = 4  # columns of a table that has a row for each term
 TERMS_SHOWN = 12  # of each group
@@ -59,11 +59,10 @@ def _show_promises(comparison: Comparison, missing: Sequence[str]) -> None:
 def _show_errors(comparison: Comparison) -> None:
     reference = comparison.results[comparison.reference].label
     _section("Errors")
-    rows = []
-    for result in comparison.results:
-        versus = [result.versus.verdict, result.versus.points] if result.versus else ["the reference", "–"]
-        rows.append([result.label, str(result.wer), *versus, str(result.cer)])
-    table("", ["model", "WER", "it is", f"points against {reference}", "CER"], rows)
+    judged = ["it is", f"points against {reference}"]
+    table("", ["model", "WER", *judged], [[r.label, str(r.wer), *_held(r.versus)] for r in comparison.results])
+    out.print()
+    table("", ["model", "CER", *judged], [[r.label, str(r.cer), *_held(r.cer_versus)] for r in comparison.results])
     _note(
         "WER: words wrong, missing or added, of 100 said; CER: the same of letters. In brackets the 95 % interval. "
         "better or worse: the whole interval of the difference lies on one side of 0; same: these clips cannot tell."
@@ -75,6 +74,10 @@ def _show_errors(comparison: Comparison) -> None:
         counts = map(str, (clean.substitutions, clean.deletions, clean.insertions))
         rows.append([result.label, *counts, percent(clean.loops), percent(clean.wer_english)])
     table("", ["model", "words wrong", "missing", "added", "outputs in loops", "WER (English rules)"], rows)
+
+
+def _held(versus: Difference | None) -> list[str]:
+    return [versus.verdict, versus.points] if versus else ["the reference", "–"]
 
 
 def _show_terms(comparison: Comparison) -> None:
@@ -89,7 +92,7 @@ def _show_terms(comparison: Comparison) -> None:
         more = f" and {len(never) - TERMS_SHOWN} more" if len(never) > TERMS_SHOWN else ""
         _note(f"Never said in these clips: {', '.join(never[:TERMS_SHOWN])}{more}")
     if comparison.vocabulary.is_missed:
-        _note("They were chosen because the reference missed them, so its figures here look worse than it is.")
+        _note("They were chosen because that model missed them, so its figures here look worse than it is.")
     rows = list(_with_and_without(comparison))
     if rows:
         out.print()

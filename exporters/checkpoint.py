@@ -50,7 +50,7 @@ def read_dims(folder: Path) -> Dims:
 def _dims(path: Path, config: dict[str, Any]) -> Dims:
     if config.get("model_type") != "whisper":
         kind = config.get("model_type", "nameless")
-        raise CheckpointError(f"{path} describes a {kind!r} model, not Whisper", "expected model_type 'whisper'")
+        raise CheckpointError(f"{path} describes a {kind!r} model, not Whisper", "name the folder of a Whisper model")
 
     def number(key: str) -> int:
         value = config.get(key)

@@ -218,7 +218,10 @@ def _check_whisper(folder: Path) -> None:
         raise CheckpointError(f"{folder / 'config.json'} is not JSON: {error}", "copy the folder again") from error
     if config.get("model_type") != "whisper":
         kind = config.get("model_type", "nameless")
-        raise CheckpointError(f"{folder} holds a {kind!r} model, not Whisper", "expected model_type 'whisper'")
+        raise CheckpointError(
+            f"{folder} holds a {kind!r} model, not Whisper",
+            "name a tier such as tiny, or the folder of a Whisper model",
+        )
     missing = [name for name in FILES_NEEDED if not (folder / name).exists()]
     if missing or not any(folder.glob("model*.safetensors")):
         missing = missing or ["model.safetensors"]

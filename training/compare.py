@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any, Literal, TypeAlias
 
-from training.evaluate import Evaluation, wer_difference
+from training.evaluate import Evaluation, cer_difference, wer_difference
 from training.promise import Facts, promised
 from training.scoring import Aligned, align, occurrences, paired_bootstrap
 from training.split import is_judgeable
@@ -17,6 +17,7 @@ WORST_CLIPS = 10
 TIMED = "A checkpoint's speed is that of clips in batches; an export hears them one by one, as apps do."
 _MEASURED = (
     "versus",
+    "cer_versus",
     "with_terms",
     "with_terms_versus",
     "without_terms",
@@ -54,7 +55,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """WER minus another model's WER on the same clips, 95 % paired bootstrap interval, and what it means."""
+    """WER (or CER) minus another model's on the same clips, 95 % paired bootstrap interval, and what it means."""
 
     mean: float
     low: float
@@ -106,6 +107,7 @@ class Result:
     wer: Interval
     cer: Interval
     versus: Difference | None
+    cer_versus: Difference | None
     terms: tuple[Recall, ...]
     with_terms: Interval | None
     without_terms: Interval | None
@@ -219,12 +221,12 @@ def compare(
 ) -> Comparison:
     """Hold every model against `scored[reference]`; `clips` are their names, the first `asked` models were asked for.
 
-    Without a vocabulary the terms are the words that the reference model missed. The rest of `scored` are rivals
-    for the promise.
+    Without a vocabulary the terms are the words that a stock model missed: the reference, if it is one, else the first,
+    else the reference whatever it is. The rest of `scored` are rivals for the promise.
     """
     base, other_noisy = scored[reference].clean, scored[reference].noisy
     names = labels([each.clean.model for each in scored])
-    terms = vocabulary or missed_vocabulary(names[reference], base.references, base.hypotheses)
+    terms = vocabulary or _missed(scored, names, reference)
     said = [occurrences(term.text, base.references) for term in terms.terms]
     holding = [i for i in range(base.clips) if any(counts[i] for counts in said)]
     rest = [i for i in range(base.clips) if i not in set(holding)]
@@ -239,6 +241,7 @@ def compare(
             wer=_wer(each.clean, range(base.clips)),
             cer=_interval(each.clean.char_errors, each.clean.clip_chars),
             versus=difference(each.clean, other) if other else None,
+            cer_versus=_cer_difference(each.clean, other) if other else None,
             terms=tuple(Recall(sum(map(min, here, there)), sum(here)) for here, there in zip(said, heard, strict=True)),
             with_terms=_wer(each.clean, holding) if holding else None,
             without_terms=_wer(each.clean, rest) if holding and rest else None,
@@ -268,8 +271,20 @@ def difference(one: Evaluation, other: Evaluation, kept: Sequence[int] | None = 
     return Difference(mean, low, high, verdict(low, high, len(kept), sum(one.clip_words[i] for i in kept)))
 
 
+def _missed(scored: Sequence[Scored], names: Sequence[str], reference: int) -> Vocabulary:
+    stock = (place for place in (reference, *range(len(scored))) if scored[place].facts.stock)
+    misser = next(stock, reference)
+    found = scored[misser].clean
+    return missed_vocabulary(names[misser], found.references, found.hypotheses)
+
+
+def _cer_difference(one: Evaluation, other: Evaluation) -> Difference:
+    mean, low, high = cer_difference(one, other)
+    return Difference(mean, low, high, verdict(low, high, one.clips, one.words))
+
+
 def verdict(low: float, high: float, clips: int, words: int) -> Verdict:
-    """What the interval of a WER difference on so much speech says of the model whose WER comes first."""
+    """What the interval of a difference on so much speech says of the model whose rate comes first."""
     if not is_judgeable(clips, words):
         return "too little to judge"
     return "better" if high < 0 else "worse" if low > 0 else "same"

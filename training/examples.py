@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from idiolect.transcriber import Pcm
 
+MAX_CLIP_TOKENS = MAX_TEXT_POSITIONS - 6  # prompt, two timestamps, end of text
 IGNORED = -100  # label of positions that carry no loss
 TIMESTAMP_STEP_S = 0.02
 _SPACE = "Ġ"  # how byte-level BPE writes the space that begins a word
@@ -81,10 +82,10 @@ class ExampleMaker:
                 f"this model knows English alone, and the language is {language!r}", "take one without .en"
             )
         tokens = tuple(self._tokenizer(" " + text.strip(), add_special_tokens=False).input_ids)
-        room = MAX_TEXT_POSITIONS - 6  # prompt, two timestamps, end of text
-        if not 0 < len(tokens) <= room:
+        if not 0 < len(tokens) <= MAX_CLIP_TOKENS:
             raise DatasetError(
-                f"the text makes {len(tokens)} tokens, 1 to {room} fit", "cut text and recording into shorter ones"
+                f"the text makes {len(tokens)} tokens, 1 to {MAX_CLIP_TOKENS} fit",
+                "cut text and recording into shorter ones",
             )
         mel = self._cache.get(pcm, self._log_mel) if self._cache else self._log_mel(pcm).half()
         speech_end_s = _speech_end_s(mel.float())

@@ -85,7 +85,8 @@ def finetune(
     for line in (*(f"left out {line}" for line in skipped), *doubts(model, train)):
         reporter.warning(line)
     if len(select) < 2:
-        reporter.warning(f"clips to choose the best weights by: {len(select)}; the mean of the last ones is taken")
+        taken = "too few: the mean of the last ones is taken; of more recordings some serve for that"
+        reporter.warning(f"clips to choose the best weights by: {len(select)}, {taken}")
     new_tokens = may_be_new(model, {token for example in train for token in example.tokens})
     settings = defaults_for(settings, model.config.d_model, len(train), new_tokens=new_tokens)
     models = [model]
@@ -95,16 +96,9 @@ def finetune(
         if run.processes.main:
             save_checkpoint(run, base, out)
     run.processes.wait()
-    outcome = Outcome(
-        checkpoint=out,
-        settings=settings,
-        clips=len(train),
-        audio_s=sum(example.duration_s for example in train),
-        steps=run.step,
-        train_s=run.train_s,
-        best_select_errors=run.best_errors,
-        skipped=tuple(skipped),
-    )
+    audio_s = sum(example.duration_s for example in train)
+    reached = run.step, run.train_s, run.best_errors
+    outcome = Outcome(out, settings, len(train), audio_s, *reached, tuple(skipped))
     del run
     gc.collect()  # the model and its optimiser, before it is scored or another one trained
     return outcome

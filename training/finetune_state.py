@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -95,20 +96,24 @@ def save_best(run: Run) -> None:
     """Keep the present weights, in float16, as the best so far."""
     from safetensors.torch import save_file
 
-    with replacing_folder(run.state_dir / "best") as folder, as_os_error(folder):
-        save_file({name: tensor.half() for name, tensor in _weights(run).items()}, folder / "best.safetensors")
+    with replacing_folder(_best(run).parent) as folder, as_os_error(folder):
+        save_file({name: tensor.half() for name, tensor in _weights(run).items()}, folder / _best(run).name)
 
 
 def load_best(run: Run) -> dict[str, Any]:
     """The weights that `save_best` kept."""
     from safetensors.torch import load_file
 
-    return dict(load_file(run.state_dir / "best" / "best.safetensors"))
+    return dict(load_file(_best(run)))
 
 
 def needed_bytes(n_parameters: int, n_trained: int) -> int:
     """Disk space of a run: three checkpoints while one is written, the best weights, the finished model."""
     return 3 * 16 * n_trained + 2 * n_parameters + 2 * n_parameters
+
+
+def _best(run: Run) -> Path:
+    return run.state_dir / "best" / "best.safetensors"
 
 
 def _sweep(run: Run) -> None:
@@ -124,14 +129,15 @@ def _newest(run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folders = [run.state_dir / name for name in _NEWEST_FIRST]
-    for folder in filter(Path.is_dir, folders):
+    folders = [folder for name in _NEWEST_FIRST if (folder := run.state_dir / name).is_dir()]
+    for folder in folders:
         try:
             position = json.loads((folder / "state.json").read_text())
             other = [name for name, value in run.fingerprint.items() if position["fingerprint"][name] != value]
             if other:
                 run.reporter.warning(
-                    f"{folder} was trained with other {' and '.join(other)}: the training starts from the beginning"
+                    f"{folder} was trained with other {' and '.join(other)}: the training starts from the beginning "
+                    "(it goes on with the same ones)"
                 )
                 return None
             tensors = load_file(folder / "state.safetensors")
@@ -140,7 +146,8 @@ def _newest(run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
             reason = "tensors are missing"
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {error}"
-        run.reporter.warning(f"{folder} is damaged ({reason}): the checkpoint before it is used, if there is one")
+        instead = "the training starts from the beginning" if folder == folders[-1] else "the one before it is used"
+        run.reporter.warning(f"{folder} is damaged ({reason}): {instead}; if that comes again, check the disk")
     return None
 
 
@@ -166,6 +173,8 @@ def _restore(run: Run, position: dict[str, Any], tensors: dict[str, Any]) -> Non
         run.splicer.restore(position["word_cuts"])
     for name in POSITION:
         setattr(run, name, position[name])
+    if not _best(run).exists():  # a process that is killed between two renames leaves none
+        run.best_errors = math.inf
 
 
 def _weights(run: Run) -> dict[str, Any]:

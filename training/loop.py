@@ -9,12 +9,14 @@ import contextlib
 import ctypes
 import gc
 import hashlib
+import itertools
 import json
 import math
 import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ SPLICE_AFTER = 0.25  # of the steps the letters' head knows where words lie
 MEASURED_STEPS = 10  # after the first, which is slower; then the time left is told
 BF16_FROM_WIDTH = 384  # tiny
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+WAIT = timedelta(hours=6)  # of several processes, for the one that scores a model before the next one
 MIN_SAVE_SPACING_X = 20  # checkpoints take at most a twentieth of the time, however slow the disk
 
 
@@ -73,12 +76,14 @@ class Run:
         self.processes = Processes(self.accelerator)
         model.config.use_cache = False
         spread, timed = settings.stretch, bool(settings.timestamps_share)
-        heard = (*train, *(joined([train[index] for index in pair]) for pair in self._plan_steps()))
-        texts = (*heard, *select)
+        pairs = self._plan_steps()
+        # one after the other: joining copies the log-mel, and what is joined in all epochs is many times the clips
+        texts = itertools.chain(train, select, (joined([train[index] for index in pair]) for pair in pairs))
         self.rows = Rows(model, {t for example in texts for t in possible_tokens(example, self.special, spread, timed)})
         if settings.lora_rank:
             lora.add_adapters(model, settings.lora_rank, settings.seed)
-        letters = CtcHead(model.model.encoder, {example.letters for example in heard}) if settings.ctc_weight else None
+        spelled = {example.letters for example in train} | ({" "} if pairs else set())
+        letters = CtcHead(model.model.encoder, spelled) if settings.ctc_weight else None
         self.letters, self.splicer = letters, Splicer(train, self.rows.new_tokens)
         self.model = model.to(self.accelerator.device)
         self.batch_loss = BatchLoss(model, self.rows, letters, settings.ctc_weight or 0.0)
@@ -86,11 +91,7 @@ class Run:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True))
         if self.processes.count == 1:  # several must stop at the same step
-            for layers in (model.model.encoder.layers, model.model.decoder.layers):  # a large model's step is slow
-                for layer in layers:
-                    layer.register_forward_pre_hook(self._stop_here)
-                for layer in layers[1:]:  # what the first is given has no gradient where adapters alone are trained
-                    layer.register_full_backward_pre_hook(self._stop_here)
+            self._stop_within_steps()
         tokens = sum(len(example.tokens) + 1 for example in train) / len(train)
         self.nominal_tokens = tokens * min(settings.batch_size or 1, len(train))
         self.average = Average(self.trained, self.total_steps)
@@ -255,7 +256,7 @@ class Run:
                 value += float(loss.detach())
                 if not math.isfinite(value):
                     break
-                # by the usual number of tokens, not this batch's: each clip weighs the same however small its batch is
+                # by the tokens that clips have on average, not this batch's: each weighs the same whatever its batch
                 self.accelerator.backward(loss / self.nominal_tokens)
         except (RuntimeError, MemoryError) as error:
             if not memory.is_shortage(error):
@@ -339,13 +340,22 @@ class Run:
                 counts += [len(clip.tokens) for clip in here]
         return ratio(errors, counts)
 
+    def _stop_within_steps(self) -> None:
+        """A large model's step is slow."""
+        for layers in (self.model.model.encoder.layers, self.model.model.decoder.layers):
+            for layer in layers:
+                layer.register_forward_pre_hook(self._stop_here)
+            for layer in layers[1:]:  # what the first is given has no gradient where adapters alone are trained
+                layer.register_full_backward_pre_hook(self._stop_here)
+
     def _stop_here(self, *_: object) -> None:
         """Hook of every layer: a step that is asked to stop is left undone, which changes no weight."""
         self.reporter.check_stop()
 
     def _fingerprint(self, model: Any) -> dict[str, str]:  # noqa: ANN401
         """What a checkpoint must have been trained with to be continued, and what each part is called."""
-        clips = [(e.name, e.tokens, e.positions) for e in (*self.train_set, *self.select_set)]
+        sides = (self.train_set, self.select_set)
+        clips = [[(e.name, e.language, e.tokens, e.positions) for e in side] for side in sides]
         return {
             "base model": _weights_digest(model),
             "settings": self.settings.deciding().digest(),
@@ -389,10 +399,13 @@ def _accelerator() -> Any:  # noqa: ANN401
     """The best device here, in bfloat16 (else float16) on a GPU; processes on CPU talk by gloo."""
     import torch
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
+    patience = [InitProcessGroupKwargs(timeout=WAIT)]
     if not torch.cuda.is_available():
-        return Accelerator(mixed_precision="no", cpu="LOCAL_RANK" in os.environ)
-    return Accelerator(mixed_precision="bf16" if torch.cuda.is_bf16_supported() else "fp16")
+        return Accelerator(mixed_precision="no", cpu="LOCAL_RANK" in os.environ, kwargs_handlers=patience)
+    half = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return Accelerator(mixed_precision=half, kwargs_handlers=patience)
 
 
 def _weights_digest(model: Any) -> str:  # noqa: ANN401

@@ -8,6 +8,7 @@ layers with scaled-dot-product attention, and a sixth for what allocators waste,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,7 +90,7 @@ def fit(need: Need, memory_bytes: int) -> Need:
 
 
 def at_hand_bytes(device: Any) -> int:  # noqa: ANN401
-    """Memory a training may take on a torch device, a reserve kept."""
+    """Memory a training may take on a torch device, a reserve kept; processes on one CPU share it."""
     if device.type == "cuda":
         import torch
 
@@ -97,7 +98,7 @@ def at_hand_bytes(device: Any) -> int:  # noqa: ANN401
     else:
         import psutil
 
-        free = psutil.virtual_memory().available
+        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return round(free * (1 - RESERVE))
 
 

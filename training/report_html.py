@@ -108,12 +108,12 @@ def _errors(comparison: Comparison) -> Iterator[str]:
     rows, counts = [], []
     for result in results:
         clean, name = result.scored.clean, safe(result.label)
-        versus = [_verdict(result.versus), result.versus.points] if result.versus else ["reference", "–"]
-        rows.append([name, str(result.wer), *versus, str(result.cer)])
+        rows.append([name, str(result.wer), *_held(result.versus), str(result.cer), *_held(result.cer_versus)])
         english = "–" if clean.wer_english is None else f"{clean.wer_english:.1%}"
         kinds = map(str, (clean.substitutions, clean.deletions, clean.insertions))
         counts.append([name, *kinds, f"{clean.loops:.1%}", english])
-    yield table(["model", "WER", "it is", f"points against {safe(reference)}", "CER"], rows)
+    judged = ["it is", f"points against {safe(reference)}"]
+    yield table(["model", "WER", *judged, "CER", *judged], rows)
     yield note(
         "WER: words wrong, missing or added, of 100 said; CER: the same of letters. In brackets the 95 % interval: "
         "drawn again and again from your clips, the figure falls into it 19 times of 20. Better or worse: the whole "
@@ -144,7 +144,7 @@ def _terms(comparison: Comparison) -> Iterator[str]:
     if never := comparison.never_said():
         yield note(f"Never said in these clips: {safe(', '.join(never))}")
     if comparison.vocabulary.is_missed:
-        yield note("They were chosen because the reference missed them, so its figures here look worse than it is.")
+        yield note("They were chosen because that model missed them, so its figures here look worse than it is.")
     rows = []
     for result in results:
         sides = ((result.with_terms, result.with_terms_versus), (result.without_terms, result.without_terms_versus))
@@ -241,6 +241,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def note(text: str) -> str:
     return f'<p class="dim">{text}</p>'
+
+
+def _held(versus: Difference | None) -> list[str]:
+    return [_verdict(versus), versus.points] if versus else ["reference", "–"]
 
 
 def _verdict(difference: Difference) -> str:

@@ -43,7 +43,7 @@ class Rows:
         wanted[sorted(needed)] = True
         new, self._silent = ~met & wanted, ~met & ~wanted
         self._order = torch.cat([met.nonzero()[:, 0], new.nonzero()[:, 0]])
-        self._place = torch.full((len(met),), len(self._order), device=whole.device)
+        self._place: torch.Tensor = torch.full((len(met),), len(self._order), device=whole.device)
         self._place[self._order] = torch.arange(len(self._order), device=whole.device)
         self._log_silent = math.log(max(1, int(self._silent.sum())))
         self._parts: list[Any] = [whole]
@@ -71,8 +71,8 @@ class Rows:
 
     def places(self, tokens: torch.Tensor) -> torch.Tensor:
         """Where token ids stand among the logits."""
-        places: torch.Tensor = self._place.to(tokens.device)[tokens]
-        return places
+        self._place = self._place.to(tokens.device)
+        return self._place[tokens]
 
     def apart(self, states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """The same (N, d_model) states, without a gradient where the place to be found is a new word's.

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from idiolect.whisper import MAX_FRAMES
-from training.examples import Example
+from training.examples import MAX_CLIP_TOKENS, Example
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,12 +138,13 @@ def _joined(example: Example, words: Sequence[_Word]) -> Example:
     import torch
 
     mel = torch.cat([word.mel for word in words], dim=1)
-    if mel.shape[1] > MAX_FRAMES:
+    tokens = tuple(token for word in words for token in word.tokens)
+    if mel.shape[1] > MAX_FRAMES or len(tokens) > MAX_CLIP_TOKENS:
         return example
     return replace(
         example,
         mel=mel,
-        tokens=tuple(token for word in words for token in word.tokens),
+        tokens=tokens,
         words=tuple(word.tokens for word in words),
         letters=" ".join(word.letters for word in words),
         speech_end_s=example.speech_end_s + (mel.shape[1] - example.mel.shape[1]) / 100,

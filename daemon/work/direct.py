@@ -90,7 +90,7 @@ def train(
     ]
     judged = _evaluation_clips(held_out, reporter, left_out) if is_main() else []
     if is_main():
-        _warn_of_few(judged, reporter)
+        _warn_of_few(judged, validation_data or train_data, reporter)
     options = DecodingOptions(language)
     trained = [
         _taught(model, base, sources, place, settings, judged, options, cache, reporter, left_out.found)
@@ -272,15 +272,15 @@ class _LeftOut:
         self._reporter.warning(f"left out {self.found[-1]}")
 
 
-def _warn_of_few(judged: Sequence[EvaluationClip], reporter: Reporter) -> None:
+def _warn_of_few(judged: Sequence[EvaluationClip], folder: Path, reporter: Reporter) -> None:
     from training.split import MIN_JUDGED_CLIPS, MIN_JUDGED_WORDS, is_judgeable
 
     words = sum(len(clip.text.split()) for clip in judged)
     if not judged:
-        reporter.warning("no held-out clips: the new model is not measured; name some recordings by --val-data")
+        reporter.warning(f"{folder}: no held-out clips, the new model is not measured: name some by --val-data")
     elif not is_judgeable(len(judged), words):
         reporter.warning(
-            f"held-out clips: {len(judged)}, with {words} words, are too few to judge by "
+            f"{folder}: held-out clips: {len(judged)}, with {words} words, are too few to judge by "
             f"(at least {MIN_JUDGED_CLIPS} and {MIN_JUDGED_WORDS}): name more by --val-data"
         )
 

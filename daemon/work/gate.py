@@ -51,7 +51,7 @@ def _model_reasons(result: JobResult) -> Iterator[str]:
     if not is_judgeable(result.held_out_clips, result.held_out_words):
         yield (
             f"too little to judge: {result.held_out_clips} held-out clips with {result.held_out_words} words, "
-            f"needed are {MIN_JUDGED_CLIPS} and {MIN_JUDGED_WORDS}"
+            f"needed are {MIN_JUDGED_CLIPS} and {MIN_JUDGED_WORDS}: record more"
         )
     elif result.versus_stock.high >= 0:
         yield f"not clearly better than the stock model ({_difference(result.versus_stock)})"

@@ -12,7 +12,14 @@ from tests.training.speech import shipped
 from training.finetune import Outcome, Settings, Source, finetune
 
 SETTINGS = Settings(
-    max_steps=12, epochs=12, batch_size=4, full_share=0.0, longer_share=0.0, threads=1, checkpoint_s=0.05
+    max_steps=12,
+    epochs=12,
+    batch_size=4,
+    full_share=0.0,
+    longer_share=0.0,
+    join_share=0.5,
+    threads=1,
+    checkpoint_s=0.05,
 )
 
 

@@ -41,8 +41,19 @@ def test_models_are_held_against_the_reference_in_the_order_asked() -> None:
     assert bad.wer.low == pytest.approx(2 / 7)  # every clip has the same errors
     assert found.subject == 1
     assert [term.text for term in found.vocabulary.terms] == ["arnona"]  # what the reference missed
+    assert [result.cer_versus and result.cer_versus.verdict for result in found.results] == verdicts
+    assert found.results[1].cer_versus is not None
+    assert found.results[1].cer_versus.mean == pytest.approx(-bad.cer.rate)
     assert found.results[1].wer.rate == 0
     assert found.results[1].wer.high == pytest.approx(0.043, abs=0.001)  # no error in 84 words is no proof of none
+
+
+def test_the_words_that_matter_are_those_a_stock_model_misses() -> None:
+    stock = {"stock": Facts("tiny", stock=True)}
+    found = compared(SAID, {"mine": GOOD, "stock": BAD}, stock)
+    assert [term.text for term in found.vocabulary.terms] == ["arnona"]
+    assert found.vocabulary.source == "those that stock missed"
+    assert compared(SAID, {"mine": GOOD, "other": BAD}).vocabulary.terms == ()
 
 
 def test_terms_are_counted_by_group_and_split_the_clips() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,10 @@ def sources(voices: Path) -> list[Source]:
 
 def _metrics(messages: list[Message], name: str) -> list[float]:
     return [message.data[name] for message in messages if name in message.data]
+
+
+def _at_step(step: int, message: Message) -> bool:
+    return message.kind == "progress" and message.data["unit"] == "steps" and message.data["done"] == step
 
 
 def test_it_learns_and_leaves_a_folder_that_transformers_loads(
@@ -64,7 +69,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
     def stop_after_five(message: Message) -> None:
         first.append(message)
-        if message.kind == "progress" and message.data["unit"] == "steps" and message.data["done"] == 5:
+        if _at_step(5, message):
             reporter.stop.set()
 
     reporter._receive = stop_after_five
@@ -86,13 +91,62 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert errors == pytest.approx(_metrics(whole, "select_errors"), abs=0.02)
 
 
-def test_a_checkpoint_of_other_clips_is_not_continued(nano: Path, sources: list[Source], tmp_path: Path) -> None:
-    reporter = CallbackReporter(lambda message: reporter.stop.set() if message.kind == "metric" else None)
+def test_a_checkpoint_of_other_clips_or_another_language_is_not_continued(
+    nano: Path, sources: list[Source], tmp_path: Path
+) -> None:
+    def stop_after_two(message: Message) -> None:
+        if _at_step(2, message):
+            reporter.stop.set()
+
+    german = [dataclasses.replace(source, language="de") for source in sources]
+    for others in (sources[:8], german):
+        reporter = CallbackReporter(stop_after_two)
+        with pytest.raises(JobStopped):
+            finetune(nano, sources, tmp_path / "me", QUICK, reporter)
+        messages: list[Message] = []
+        once = dataclasses.replace(QUICK, checkpoint_s=1e9)
+        shutil.rmtree(finetune(nano, others, tmp_path / "me", once, CallbackReporter(messages.append)).checkpoint)
+        assert not _metrics(messages, "continued_at_step")
+        warned = [message.data["message"] for message in messages if message.kind == "warning"]
+        assert [line for line in warned if "recordings: the training starts from the beginning" in line]
+
+
+def test_the_best_weights_may_be_lost(nano: Path, sources: list[Source], tmp_path: Path) -> None:
+    """As by a kill between the two renames that replace them."""
+
+    def stop(message: Message) -> None:
+        if len(_metrics(heard, "select_errors")) == 1:
+            reporter.stop.set()
+        heard.append(message)
+
+    heard: list[Message] = []
+    reporter = CallbackReporter(stop)
     with pytest.raises(JobStopped):
         finetune(nano, sources, tmp_path / "me", QUICK, reporter)
+    latest = tmp_path / "me.state" / "latest" / "state.json"
+    state = json.loads(latest.read_text())
+    latest.write_text(json.dumps({**state, "best_errors": -1.0}))  # which no later weights reach
+    shutil.rmtree(tmp_path / "me.state" / "best")
+    outcome = finetune(nano, sources, tmp_path / "me", QUICK)
+    assert 0.0 <= outcome.best_select_errors < 9.0
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_clips_to_choose_by_are_told(nano: Path, sources: list[Source], tmp_path: Path, count: int) -> None:
     messages: list[Message] = []
-    finetune(nano, sources[:8], tmp_path / "me", QUICK, CallbackReporter(messages.append))
-    assert not any("continued_at_step" in message.data for message in messages)
+    kept = [source for source in sources if not source.select] + [source for source in sources if source.select][:count]
+    once = dataclasses.replace(QUICK, max_steps=1)
+    assert finetune(nano, kept, tmp_path / "me", once, CallbackReporter(messages.append)).steps == 1
+    warned = [message.data["message"] for message in messages if message.kind == "warning"]
+    assert [line for line in warned if line.startswith(f"clips to choose the best weights by: {count}, too few")]
+
+
+def test_languages_mix(nano: Path, sources: list[Source], tmp_path: Path) -> None:
+    mixed = [dataclasses.replace(source, language=("en", "de")[index % 2]) for index, source in enumerate(sources)]
+    settings = dataclasses.replace(QUICK, join_share=1.0)
+    outcome = finetune(nano, mixed, tmp_path / "me", settings)
+    assert (outcome.clips, outcome.skipped) == (10, ())
+    assert outcome.best_select_errors < 1.0
 
 
 def test_a_clip_that_cannot_teach_is_left_out_and_counted(nano: Path, sources: list[Source], tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_used_says_why(nano: Path, tmp_path: Path) -
 class _SmallMemory(BatchLoss):
     """Runs out of memory above so many positions at once."""
 
-    most = 400
+    most = 700
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         if batch.positions > self.most:

@@ -15,8 +15,15 @@ pytestmark = [pytest.mark.torch]
 ROOT = Path(__file__).parents[2]
 
 
-def test_two_processes_make_the_losses_of_one(nano: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = "accelerate.commands.launch --multi_gpu --num_machines 1 --num_processes 2 --mixed_precision no".split()
+
+
+@pytest.mark.parametrize(
+    "launcher", [TORCHRUN, [*ACCELERATE, "--dynamo_backend", "no"]], ids=["torchrun", "accelerate"]
+)
+def test_two_processes_make_the_losses_of_one(nano: Path, tmp_path: Path, launcher: list[str]) -> None:
+    command = [sys.executable, "-m", *launcher]
     child = ["-m", "tests.training.interrupted", str(nano), str(tmp_path / "two")]
     done = subprocess.run([*command, *child], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
