@@ -88,8 +88,9 @@ _SURROUNDINGS = {"noise_share": 0.2, "echo_share": 0.2}
 # and q4_0, both contexts: 3.7 and 2.7 %), for three in five with 0.6 (3.2 and 2.7 %), for three in four with none
 # (3.4 and 3.6 %). What it gets wrong are digits said twice ("five five" heard as "five"), which more arrangements mend:
 # of six further splits 3.9 % of the words came out wrong with each clip alone, 2.1 % with half of them followed by
-# another, 1.8 % with 18 epochs of that (1.7 % of nine splits; 12 epochs: 2.2 %). With fewer clips nothing of this was
-# measured apart. Where texts hold new tokens, joining makes it worse (synthetic voice: 5.9 % became 8 to 10 %).
+# another, 1.8 % with 18 epochs of that (1.7 % of nine splits; 12 epochs: 2.2 %). Of sentences it mends nothing: the
+# synthetic voice's hundred without new words came to 2.6 % with each clip alone, 3.1 % so (three splits, of some 160
+# words each), and with its new words it loses (5.9 % became 8 to 10 %). With fewer clips nothing was measured apart.
 _KNOWN_TOKENS = {"learning_rate": 5e-4, "splice_share": 0.0, "timestamps_share": 0.6, "join_share": 0.5, "epochs": 18.0}
 MANY_CLIPS, SEVERAL_CLIPS = 80, 32
 _DEFAULT_NAMES = (
