@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.memory import GPU_LIMIT_BYTES, MOST_OFF, SMALL_ON_GPU, measure
-from training.memory import MIN_POSITIONS, Need, Shape, estimate_peak_bytes, fit, is_shortage
+from training.memory import MIN_POSITIONS, Need, Shape, at_hand_bytes, estimate_peak_bytes, fit, is_shortage
 
 TINY = Shape(384, 4, 4, 51_865, 37_760_640, 37_184_640)
 
@@ -36,6 +36,15 @@ def test_less_is_computed_at_once_before_anything_is_computed_twice() -> None:
     least = fit(need, 0)
     assert least.recompute
     assert estimate_peak_bytes(least) < estimate_peak_bytes(smaller) < whole
+
+
+@pytest.mark.torch
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    alone = at_hand_bytes(torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert 0 < at_hand_bytes(torch.device("cpu")) < alone / 2
 
 
 @pytest.mark.torch

@@ -98,6 +98,14 @@ def test_a_new_word_mostly_gives_way_to_another() -> None:
     assert len({text.split().index(word) for text in said for word in ("ede", "fe") if word in text.split()}) == 3
 
 
+def test_a_sentence_that_would_be_too_long_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = splicer("ab cd ef", "abc bcd cde")
+    spliced = [found.spliced(0, random.Random(seed)).tokens for seed in range(20)]
+    assert any(tokens != example("ab cd ef", 0).tokens for tokens in spliced)
+    monkeypatch.setattr("training.splicing.MAX_CLIP_TOKENS", 5)
+    assert {found.spliced(0, random.Random(seed)).tokens for seed in range(20)} == {example("ab cd ef", 0).tokens}
+
+
 def test_cuts_survive_a_restart() -> None:
     texts = ("abc de fab", "cab ff bed")
     first, again = splicer(*texts), Splicer([example(text, seed) for seed, text in enumerate(texts)], set())
