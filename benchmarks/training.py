@@ -1,8 +1,9 @@
 """Training speed beside the standard recipe, and what the speed costs in accuracy.
 
-`python -m benchmarks.training [--wer [--voices VOICE …]]`. The peer is transformers' Seq2SeqTrainer with every clip
-padded to 30 s: same clips (2 to 6 s, of the shipped voices), optimiser, batch and number of passes, in one run. nano,
-and a Whisper tiny of random weights, on which speed does not depend. Exit status 1 when a promise is missed.
+`python -m benchmarks.training [--wer [--voices VOICE …] [--seeds N] [--recipe-epochs N]]`. The peer is transformers'
+Seq2SeqTrainer with every clip padded to 30 s: same clips (2 to 6 s, of the shipped voices), optimiser, batch and number
+of passes, in one run. nano, and a Whisper tiny of random weights, on which speed does not depend. Exit status 1 when a
+promise is missed.
 """
 
 from __future__ import annotations

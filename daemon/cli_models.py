@@ -171,7 +171,8 @@ def evaluate(
     vocabulary: Annotated[
         Path | None,
         typer.Option(
-            help="Words that matter, one a line, [name] begins a group.", show_default="what --against misses"
+            help="Words that matter, one a line, [name] begins a group.",
+            show_default="what a stock model among them, else --against, misses",
         ),
     ] = None,
     noise_db: Annotated[

@@ -78,7 +78,7 @@ def show_one_run(run: dict[str, Any]) -> None:
         f"{versus['mean'] * 100:+.1f} points (95 % interval {versus['low'] * 100:+.1f} to {versus['high'] * 100:+.1f})",
     )
     if result["skipped"]:
-        _line("left out", f"{len(result['skipped'])} recordings")
+        _line("left out", f"{len(result['skipped'])} of the clips")
     for line in result["skipped"][:SHOWN]:
         _line("", line)
     rows = [

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any, Literal, TypeAlias
 
-from training.evaluate import Evaluation, cer_difference, wer_difference
+from training.evaluate import Evaluation, wer_difference
 from training.promise import Facts, promised
 from training.scoring import Aligned, align, occurrences, paired_bootstrap
 from training.split import is_judgeable
@@ -219,14 +219,13 @@ def compare(
     vocabulary: Vocabulary | None = None,
     noise_db: float | None = None,
 ) -> Comparison:
-    """Hold every model against `scored[reference]`; `clips` are their names, the first `asked` models were asked for.
+    """Hold every model against `scored[reference]` on `clips`; the first `asked` were asked for, others are rivals.
 
-    Without a vocabulary the terms are the words that a stock model missed: the reference, if it is one, else the first,
-    else the reference whatever it is. The rest of `scored` are rivals for the promise.
+    Without a vocabulary the terms are the words that a stock model missed, where one was asked for, else the reference.
     """
     base, other_noisy = scored[reference].clean, scored[reference].noisy
     names = labels([each.clean.model for each in scored])
-    terms = vocabulary or _missed(scored, names, reference)
+    terms = vocabulary or _missed(scored[:asked], names, reference)
     said = [occurrences(term.text, base.references) for term in terms.terms]
     holding = [i for i in range(base.clips) if any(counts[i] for counts in said)]
     rest = [i for i in range(base.clips) if i not in set(holding)]
@@ -272,6 +271,7 @@ def difference(one: Evaluation, other: Evaluation, kept: Sequence[int] | None = 
 
 
 def _missed(scored: Sequence[Scored], names: Sequence[str], reference: int) -> Vocabulary:
+    """What a stock model missed: the reference, if it is one, else the first of `scored`; else what `reference` did."""
     stock = (place for place in (reference, *range(len(scored))) if scored[place].facts.stock)
     misser = next(stock, reference)
     found = scored[misser].clean
@@ -279,7 +279,7 @@ def _missed(scored: Sequence[Scored], names: Sequence[str], reference: int) -> V
 
 
 def _cer_difference(one: Evaluation, other: Evaluation) -> Difference:
-    mean, low, high = cer_difference(one, other)
+    mean, low, high = paired_bootstrap(one.char_errors, other.char_errors, one.clip_chars)
     return Difference(mean, low, high, verdict(low, high, one.clips, one.words))
 
 

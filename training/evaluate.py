@@ -110,11 +110,6 @@ def wer_difference(one: Evaluation, other: Evaluation, kept: Sequence[int] | Non
     )
 
 
-def cer_difference(one: Evaluation, other: Evaluation) -> tuple[float, float, float]:
-    """CER of `one` minus CER of `other` on the same clips with its 95 % interval."""
-    return scoring.paired_bootstrap(one.char_errors, other.char_errors, one.clip_chars)
-
-
 def _answers(
     transcriber: Transcriber, clips: Sequence[EvaluationClip], options: DecodingOptions, reporter: Reporter
 ) -> list[Transcription]:

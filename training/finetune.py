@@ -77,18 +77,12 @@ def finetune(
     model, tokenizer = load_model(base)
     cache = MelCache(mel_cache) if mel_cache else None
     train, select, skipped = _examples(model, tokenizer, sources, cache, reporter)
-    if not train:
-        raise DatasetError(
-            f"none of {len(sources)} clips can be trained on",
-            skipped[0] if skipped else "add recordings with transcripts",
-        )
     for line in (*(f"left out {line}" for line in skipped), *doubts(model, train)):
         reporter.warning(line)
     if len(select) < 2:
         taken = "too few: the mean of the last ones is taken; of more recordings some serve for that"
         reporter.warning(f"clips to choose the best weights by: {len(select)}, {taken}")
-    new_tokens = may_be_new(model, {token for example in train for token in example.tokens})
-    settings = defaults_for(settings, model.config.d_model, len(train), new_tokens=new_tokens)
+    settings = _filled_in(settings, model, train)
     models = [model]
     del model
     with _shortages_told():
@@ -96,9 +90,16 @@ def finetune(
         if run.processes.main:
             save_checkpoint(run, base, out)
     run.processes.wait()
-    audio_s = sum(example.duration_s for example in train)
-    reached = run.step, run.train_s, run.best_errors
-    outcome = Outcome(out, settings, len(train), audio_s, *reached, tuple(skipped))
+    outcome = Outcome(
+        checkpoint=out,
+        settings=settings,
+        clips=len(train),
+        audio_s=sum(example.duration_s for example in train),
+        steps=run.step,
+        train_s=run.train_s,
+        best_select_errors=run.best_errors,
+        skipped=tuple(skipped),
+    )
     del run
     gc.collect()  # the model and its optimiser, before it is scored or another one trained
     return outcome
@@ -118,6 +119,11 @@ def _shortages_told() -> Iterator[None]:
             raise
         hint = "close other programs, choose a smaller tier, or train adapters alone (--lora; in config.toml: lora)"
         raise JobError("out of memory", hint) from error
+
+
+def _filled_in(settings: Settings, model: Any, train: Sequence[Example]) -> Settings:  # noqa: ANN401
+    new_tokens = may_be_new(model, {token for example in train for token in example.tokens})
+    return defaults_for(settings, model.config.d_model, len(train), new_tokens=new_tokens)
 
 
 def _trained(
@@ -192,4 +198,7 @@ def _examples(
         reporter.progress(done + 1, len(sources), "clips")
     if cache:
         cache.trim()
+    if not train:
+        hint = skipped[0] if skipped else "add recordings with transcripts"
+        raise DatasetError(f"none of {len(sources)} clips can be trained on", hint)
     return train, select, skipped

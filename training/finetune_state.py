@@ -137,7 +137,7 @@ def _newest(run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
             if other:
                 run.reporter.warning(
                     f"{folder} was trained with other {' and '.join(other)}: the training starts from the beginning "
-                    "(it goes on with the same ones)"
+                    "(to go on with that one, give it the same again)"
                 )
                 return None
             tensors = load_file(folder / "state.safetensors")
@@ -146,7 +146,7 @@ def _newest(run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
             reason = "tensors are missing"
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {error}"
-        instead = "the training starts from the beginning" if folder == folders[-1] else "the one before it is used"
+        instead = "the training starts from the beginning" if folder == folders[-1] else "the one before it is tried"
         run.reporter.warning(f"{folder} is damaged ({reason}): {instead}; if that comes again, check the disk")
     return None
 

@@ -341,7 +341,7 @@ class Run:
         return ratio(errors, counts)
 
     def _stop_within_steps(self) -> None:
-        """A large model's step is slow."""
+        """Let a stop take effect within a step: a large model's is slow."""
         for layers in (self.model.model.encoder.layers, self.model.model.decoder.layers):
             for layer in layers:
                 layer.register_forward_pre_hook(self._stop_here)

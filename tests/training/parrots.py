@@ -58,8 +58,10 @@ def compared(
     vocabulary: Vocabulary | None = None,
     noisy: Mapping[str, Sequence[str]] | None = None,
     names: Sequence[str] = (),
+    reference: int = 0,
+    asked: int | None = None,
 ) -> Comparison:
-    """Models by name with their answers, held against the first."""
+    """Models by name with their answers, held against the first, or another one."""
     scored = [
         Scored(
             heard(name, said, texts),
@@ -69,4 +71,4 @@ def compared(
         for name, texts in answers.items()
     ]
     names = names or [f"{i}.wav" for i in range(len(said))]
-    return compare(scored, len(scored), 0, names, vocabulary, 10.0 if noisy else None)
+    return compare(scored, asked or len(scored), reference, names, vocabulary, 10.0 if noisy else None)

@@ -53,6 +53,10 @@ def test_the_words_that_matter_are_those_a_stock_model_misses() -> None:
     found = compared(SAID, {"mine": GOOD, "stock": BAD}, stock)
     assert [term.text for term in found.vocabulary.terms] == ["arnona"]
     assert found.vocabulary.source == "those that stock missed"
+    assert compared(SAID, {"mine": GOOD, "stock": BAD}, stock, asked=1).vocabulary.terms == ()  # it came as a rival
+    both = {**stock, "first": Facts("base", stock=True)}
+    found = compared(SAID, {"first": GOOD, "stock": BAD}, both, reference=1)
+    assert found.vocabulary.source == "those that stock missed"
     assert compared(SAID, {"mine": GOOD, "other": BAD}).vocabulary.terms == ()
 
 
@@ -119,8 +123,8 @@ def test_json_keeps_its_shape_and_holds_the_rest() -> None:
     assert [result["model"] for result in value["results"]] == ["bad", "good"]
     bad, good = value["results"]
     assert {"model", "clips", "wer", "cer", "wer_english", "normalizer", "loops", "rtf"} <= bad.keys()
-    assert bad["versus"] is None
-    assert good["versus"]["verdict"] == "better"
+    assert (bad["versus"], bad["cer_versus"]) == (None, None)
+    assert (good["versus"]["verdict"], good["cer_versus"]["verdict"]) == ("better", "better")
     assert bad["terms"][0] == {"term": "arnona", "group": "Hebrew", "heard": 0, "said": 12}
     assert ["arnona", "iron", "substitute"] in bad["worst"][0]["alignment"] or [
         "arnona",

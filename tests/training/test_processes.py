@@ -16,11 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ACCELERATE = "accelerate.commands.launch --multi_gpu --num_machines 1 --num_processes 2 --mixed_precision no".split()
+ACCELERATE = "accelerate.commands.launch --multi_gpu --num_machines 1 --num_processes 2 --main_process_port 0".split()
 
 
 @pytest.mark.parametrize(
-    "launcher", [TORCHRUN, [*ACCELERATE, "--dynamo_backend", "no"]], ids=["torchrun", "accelerate"]
+    "launcher",
+    [TORCHRUN, [*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no"]],
+    ids=["torchrun", "accelerate"],
 )
 def test_two_processes_make_the_losses_of_one(nano: Path, tmp_path: Path, launcher: list[str]) -> None:
     command = [sys.executable, "-m", *launcher]
