@@ -27,7 +27,8 @@ def estimate_line(estimate: Mapping[str, Any]) -> str:
     """What a training will take: `estimated_bytes` of memory, and `estimated_s` by its first steps' pace."""
     said = []
     if "estimated_s" in estimate:
-        said.append(f"about {max(1, round(estimate['estimated_s'] / 60))} minutes")
+        seconds = estimate["estimated_s"]
+        said.append(f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} minutes")
     if "estimated_bytes" in estimate:
         said.append(f"about {estimate['estimated_bytes'] / 1e9:.1f} GB of memory")
     return f"training takes {' and '.join(said)}"

@@ -133,7 +133,7 @@ def _newest(run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
     for folder in folders:
         try:
             position = json.loads((folder / "state.json").read_text())
-            other = [name for name, value in run.fingerprint.items() if position["fingerprint"][name] != value]
+            other = [name for name, value in run.fingerprint.items() if position["fingerprint"].get(name) != value]
             if other:
                 run.reporter.warning(
                     f"{folder} was trained with other {' and '.join(other)}: the training starts from the beginning "
@@ -144,7 +144,7 @@ def _newest(run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
             if {f"model.{n}" for n, p in run.model.named_parameters() if p.requires_grad} <= tensors.keys():
                 return position, tensors
             reason = "tensors are missing"
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {error}"
         instead = "the training starts from the beginning" if folder == folders[-1] else "the one before it is tried"
         run.reporter.warning(f"{folder} is damaged ({reason}): {instead}; if that comes again, check the disk")

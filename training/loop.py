@@ -359,7 +359,7 @@ class Run:
         return {
             "base model": _weights_digest(model),
             "settings": self.settings.deciding().digest(),
-            "recordings": hashlib.sha256(json.dumps(clips).encode()).hexdigest(),
+            "recordings or languages": hashlib.sha256(json.dumps(clips).encode()).hexdigest(),
         }
 
 

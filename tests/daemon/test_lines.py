@@ -41,7 +41,7 @@ def test_text_from_outside_ends_no_line() -> None:
 
 def test_the_estimate() -> None:
     assert estimate_line({"estimated_s": 90.0, "estimated_bytes": 2.04e9}) == (
-        "training takes about 2 minutes and about 2.0 GB of memory"
+        "training takes about 90 s and about 2.0 GB of memory"
     )
 
 

@@ -108,7 +108,7 @@ def test_a_checkpoint_of_other_clips_or_another_language_is_not_continued(
         shutil.rmtree(finetune(nano, others, tmp_path / "me", once, CallbackReporter(messages.append)).checkpoint)
         assert not _metrics(messages, "continued_at_step")
         warned = [message.data["message"] for message in messages if message.kind == "warning"]
-        assert [line for line in warned if "recordings: the training starts from the beginning" in line]
+        assert [line for line in warned if "recordings or languages: the training starts from the beginning" in line]
 
 
 def test_the_best_weights_may_be_lost(nano: Path, sources: list[Source], tmp_path: Path) -> None:
