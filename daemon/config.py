@@ -182,7 +182,7 @@ class Notify(_Section):
     """Show a notice on the desktop when a new model is published."""
 
     on_publish: tuple[str, ...] = ()
-    """A command to run then, as ["/home/me/bin/told", "--quietly"]: no shell reads it. It gets one more argument, as
+    """A command to run then, as ["/usr/local/bin/told", "--quietly"]: no shell reads it. It gets one more argument, as
     "Small: 12 % → 7 %", and IDIOLECT_TIER, IDIOLECT_RELEASE, IDIOLECT_WER_STOCK and IDIOLECT_WER_TUNED in its
     environment; after a minute it is ended."""
 

@@ -23,12 +23,16 @@ def megabytes(size_bytes: float) -> str:
     return f"{size_bytes / 1e6:.1f} MB"
 
 
+def span(duration_s: float) -> str:
+    """A time as people say it: 90 s, 4 minutes."""
+    return f"{duration_s:.0f} s" if duration_s < 120 else f"{duration_s / 60:.0f} minutes"
+
+
 def estimate_line(estimate: Mapping[str, Any]) -> str:
     """What a training will take: `estimated_bytes` of memory, and `estimated_s` by its first steps' pace."""
     said = []
     if "estimated_s" in estimate:
-        seconds = estimate["estimated_s"]
-        said.append(f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} minutes")
+        said.append(f"about {span(estimate['estimated_s'])}")
     if "estimated_bytes" in estimate:
         said.append(f"about {estimate['estimated_bytes'] / 1e9:.1f} GB of memory")
     return f"training takes {' and '.join(said)}"

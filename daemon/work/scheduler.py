@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from daemon.config import Training
+from daemon.lines import span
 
 RETRY_FIRST_S = 600.0
 RETRY_MAX_S = 86_400.0
@@ -124,7 +125,9 @@ def _after_failure(tier: str, failure: Failure, have: str, now: float) -> Action
     doublings = failure.count - (2 if failure.new_clips else 1)
     at = failure.at + (min(RETRY_MAX_S, RETRY_FIRST_S * 2**doublings) if doublings >= 0 else 0.0)
     if now < at:
-        return Action("wait", f"{failed}; trying again {_in(at - now)}, or now: `idiolect train --now`", tier, at=at)
+        return Action(
+            "wait", f"{failed}; trying again in {span(at - now)}, or now: `idiolect train --now`", tier, at=at
+        )
     return Action("train", have, tier)
 
 
@@ -138,7 +141,9 @@ def _when_quiet(due: Action, snapshot: Snapshot, settings: Training, now: float)
     if snapshot.last_arrival is None or not 0 <= now - snapshot.last_arrival < settings.quiet_s:
         return replace(due, reason=f"{due.reason}; training {due.tier}")
     at = snapshot.last_arrival + settings.quiet_s
-    return Action("wait", f"{due.reason}; training {due.tier} {_in(at - now)} if nothing more arrives", due.tier, at=at)
+    return Action(
+        "wait", f"{due.reason}; training {due.tier} in {span(at - now)} if nothing more arrives", due.tier, at=at
+    )
 
 
 def _all_waiting(answers: Sequence[Action]) -> Action:
@@ -148,7 +153,3 @@ def _all_waiting(answers: Sequence[Action]) -> Action:
     else:
         reason = "; ".join(f"{answer.tier}: {answer.reason}" for answer in answers)
     return Action("wait", reason, answers[0].tier, at=min((a.at for a in answers if a.at is not None), default=None))
-
-
-def _in(seconds: float) -> str:
-    return f"in {seconds:.0f} s" if seconds < 120 else f"in {seconds / 60:.0f} minutes"

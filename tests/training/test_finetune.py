@@ -13,7 +13,8 @@ import pytest
 from idiolect.child import CallbackReporter, Message
 from idiolect.errors import DatasetError, JobStopped, UsageError
 from idiolect.files import folder_bytes
-from tests.training.speech import shipped
+from tests.training import interrupted
+from tests.training.interrupted import values, warnings
 from training import finetune_state
 from training.finetune import Settings, Source, defaults_for, finetune
 from training.loop import computes_in_bf16
@@ -24,13 +25,8 @@ QUICK = Settings(max_steps=8, epochs=4, batch_size=4, full_share=0.0, longer_sha
 
 
 @pytest.fixture(scope="module")
-def sources(voices: Path) -> list[Source]:
-    clips = shipped(voices, "human", 12)
-    return [Source(name, pcm, text, "en", index % 6 == 5) for index, (name, pcm, text) in enumerate(clips)]
-
-
-def _metrics(messages: list[Message], name: str) -> list[float]:
-    return [message.data[name] for message in messages if name in message.data]
+def sources() -> list[Source]:
+    return interrupted.sources()
 
 
 def _at_step(step: int, message: Message) -> bool:
@@ -46,9 +42,9 @@ def test_it_learns_and_leaves_a_folder_that_transformers_loads(
     plain = Settings(full_share=0.0, longer_share=0.0, mask_share=0.0, stretch=0.0, ctc_weight=0.0, new_words_apart=0.0)
     settings = dataclasses.replace(plain, max_steps=30, epochs=12, batch_size=4, learning_rate=3e-4, threads=1)
     outcome = finetune(nano, sources, tmp_path / "me", settings, CallbackReporter(messages.append))
-    losses = _metrics(messages, "loss")
+    losses = values(messages, "loss")
     assert losses[-1] < losses[0]
-    assert outcome.best_select_errors == min(_metrics(messages, "select_errors"))
+    assert outcome.best_select_errors == min(values(messages, "select_errors"))
     assert (outcome.clips, outcome.steps) == (10, 30)
     config = json.loads((tmp_path / "me" / "config.json").read_text())
     assert config["max_length"] == 448
@@ -86,9 +82,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     outcome = finetune(nano, sources, tmp_path / "stopped", again, CallbackReporter(second.append))
     assert {"continued_at_step": 5} in [message.data for message in second]
     assert outcome.steps == 8
-    assert _metrics(second, "loss") == pytest.approx(_metrics(whole, "loss"), rel=1e-3)
-    errors = [*_metrics(first, "select_errors"), *_metrics(second, "select_errors")]
-    assert errors == pytest.approx(_metrics(whole, "select_errors"), abs=0.02)
+    assert values(second, "loss") == pytest.approx(values(whole, "loss"), rel=1e-3)
+    errors = [*values(first, "select_errors"), *values(second, "select_errors")]
+    assert errors == pytest.approx(values(whole, "select_errors"), abs=0.02)
 
 
 def test_a_checkpoint_of_other_clips_or_another_language_is_not_continued(
@@ -106,16 +102,15 @@ def test_a_checkpoint_of_other_clips_or_another_language_is_not_continued(
         messages: list[Message] = []
         once = dataclasses.replace(QUICK, checkpoint_s=1e9)
         shutil.rmtree(finetune(nano, others, tmp_path / "me", once, CallbackReporter(messages.append)).checkpoint)
-        assert not _metrics(messages, "continued_at_step")
-        warned = [message.data["message"] for message in messages if message.kind == "warning"]
-        assert [line for line in warned if "recordings or languages: the training starts from the beginning" in line]
+        assert not values(messages, "continued_at_step")
+        assert "recordings or languages: the training starts from the beginning" in warnings(messages)
 
 
 def test_the_best_weights_may_be_lost(nano: Path, sources: list[Source], tmp_path: Path) -> None:
     """As by a kill between the two renames that replace them."""
 
     def stop(message: Message) -> None:
-        if len(_metrics(heard, "select_errors")) == 1:
+        if len(values(heard, "select_errors")) == 1:
             reporter.stop.set()
         heard.append(message)
 
@@ -137,8 +132,8 @@ def test_few_clips_to_choose_by_are_told(nano: Path, sources: list[Source], tmp_
     kept = [source for source in sources if not source.select] + [source for source in sources if source.select][:count]
     once = dataclasses.replace(QUICK, max_steps=1)
     assert finetune(nano, kept, tmp_path / "me", once, CallbackReporter(messages.append)).steps == 1
-    warned = [message.data["message"] for message in messages if message.kind == "warning"]
-    assert [line for line in warned if line.startswith(f"clips to choose the best weights by: {count}, too few")]
+    told = f"clips to choose the best weights by: {count}, too few"
+    assert any(line.startswith(told) for line in warnings(messages).splitlines())
 
 
 def test_languages_mix(nano: Path, sources: list[Source], tmp_path: Path) -> None:
@@ -171,9 +166,9 @@ def test_time_and_memory_are_estimated(nano: Path, sources: list[Source], tmp_pa
     messages: list[Message] = []
     settings = dataclasses.replace(QUICK, max_steps=14, epochs=6)
     finetune(nano, sources, tmp_path / "me", settings, CallbackReporter(messages.append))
-    assert 100e6 < _metrics(messages, "estimated_bytes")[0] < 1e9
-    assert _metrics(messages, "estimated_s")[0] > 0
-    assert _metrics(messages, "measured_steps") == [10]
+    assert 100e6 < values(messages, "estimated_bytes")[0] < 1e9
+    assert values(messages, "estimated_s")[0] > 0
+    assert values(messages, "measured_steps") == [10]
 
 
 def test_clips_of_one_word_each_are_joined(nano: Path, sources: list[Source], tmp_path: Path) -> None:
