@@ -1,9 +1,10 @@
 """Short audio contexts and timestamps in whisper.cpp: what a training leaves of them, and what it mends.
 
-`python -m benchmarks.contexts [VOICE …] [--splits N] [--models DIR] [--window-model DIR]`. Three tables, on held-out
-clips: FUTO's audio context beside the full window; timestamps on beside off, with the same training without timestamps
-as its control; and a model that loops in short contexts, taught at all lengths and, as the control, in 30 s windows
-alone. Exit status 1 when a promise is missed. `--models DIR` keeps what was trained, for the next time.
+`python -m benchmarks.contexts [VOICE …] [--splits N] [--beam-size N] [--models DIR] [--window-model DIR]`. Three
+tables, on held-out clips: FUTO's audio context beside the full window; timestamps on beside off, with the same training
+without timestamps as its control; and a model that loops in short contexts, taught at all lengths and, as the control,
+in 30 s windows alone. Searched with as many beams as FUTO's, and without fallback; `--beam-size 1` decodes greedily.
+Exit status 1 when a promise is missed. `--models DIR` keeps what was trained, for the next time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from training.scoring import paired_bootstrap
 
 WINDOW_MODEL = Path(__file__).parents[2] / "shared" / "nano" / "model-window"
 QUANTIZATIONS = ("f16", "q4_0")
+FUTO_BEAM_SIZE = 5
 WITHIN = 0.01  # WER, at FUTO's context or with timestamps, of the full window's or without
 MENDED_WITHIN = 0.02  # … of the model that looped
 CONTROL_VOICE = "synthetic"
@@ -58,8 +60,8 @@ class Heard:
 class Bench:
     """Trains models once, and lets whisper.cpp hear with them."""
 
-    def __init__(self, folder: Path, splits: int, threads: int) -> None:
-        self._folder, self._splits, self._threads = folder, splits, threads
+    def __init__(self, folder: Path, splits: int, threads: int, beam_size: int = FUTO_BEAM_SIZE) -> None:
+        self._folder, self._splits, self._threads, self._beam_size = folder, splits, threads, beam_size
         self._divided, self._heard = cache(divided), cache(self._heard_in)
 
     def heard(self, model: Path | dict[str, Any], voice: str, quantization: str, how: DecodingOptions) -> Heard:
@@ -88,7 +90,7 @@ class Bench:
             export_file(model, "ggml", quantization, file)
             runtime = open_artifact(file, self._threads)
             try:
-                found = evaluate(runtime, self._divided(voice, split)[1], how)
+                found = evaluate(runtime, self._divided(voice, split)[1], replace(how, beam_size=self._beam_size))
             finally:
                 runtime.close()
         return Heard(found.errors, found.clip_words, round(found.loops * found.clips))
@@ -99,13 +101,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("voices", nargs="*", default=["human", "synthetic"], metavar="VOICE")
     parser.add_argument("--splits", type=int, default=1)
+    parser.add_argument("--beam-size", type=int, default=FUTO_BEAM_SIZE, metavar="N")
     parser.add_argument("--models", type=Path, metavar="DIR")
     parser.add_argument("--window-model", type=Path, default=WINDOW_MODEL, metavar="DIR")
     parser.add_argument("--threads", type=int, default=0, help="of whisper.cpp")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.models or Path(temporary)
-        bench = Bench(folder, options.splits, options.threads)
+        bench = Bench(folder, options.splits, options.threads, options.beam_size)
         nano = resolve("nano", folder)
         kept = [_compare_contexts(bench, nano, options.voices), _compare_timestamps(bench, nano, options.voices)]
         if options.window_model.is_dir():

@@ -76,6 +76,7 @@ class InChild:
             "language": options.language,
             "audio_context": audio_context(len(pcm)) if options.audio_context == "dynamic" else 0,
             "timestamps": options.timestamps,
+            "beam_size": options.beam_size,
             "threads": self._threads or _threads(options.audio_context),
         }
         duration_s = len(pcm) / RATE_HZ
@@ -107,7 +108,7 @@ class InChild:
 
 
 class WhisperCpp(InChild):
-    """Greedy decoding without fallback, as FUTO sets it, flash attention off."""
+    """Decoding without fallback, as FUTO sets it, flash attention off."""
 
     module, program = "exporters.whispercpp", "whisper.cpp"
     needs = ("pywhispercpp", "whispercpp")

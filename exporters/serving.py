@@ -1,9 +1,9 @@
 """The child's end of a native runtime: native code that trusts its input must not take its caller down with it.
 
-Requests on stdin: a JSON line `{"samples", "language", "audio_context", "timestamps", "threads"}` (`audio_context` in
-encoder positions, 0 for all), then that many float32 samples. Answers on a duplicate of stdout, one JSON line each:
-first `{"runtime", "not_checked"}` when the model is loaded, then `{"text", "compute_s", "peak_bytes"}` or `{"error"}`.
-End of stdin ends it. The parent's end is in `exporters.runtimes`.
+Requests on stdin: a JSON line `{"samples", "language", "audio_context", "timestamps", "beam_size", "threads"}`
+(`audio_context` in encoder positions, 0 for all), then that many float32 samples. Answers on a duplicate of stdout, one
+JSON line each: first `{"runtime", "not_checked"}` when the model is loaded, then `{"text", "compute_s", "peak_bytes"}`
+or `{"error"}`. End of stdin ends it. The parent's end is in `exporters.runtimes`.
 """
 
 from __future__ import annotations

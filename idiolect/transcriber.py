@@ -30,11 +30,13 @@ class DecodingOptions:
 
     `language` is a Whisper code ("en"). `audio_context` "dynamic" cuts the encoder to the audio's length as
     FUTO Keyboard does (`idiolect.whisper.audio_context`); "full" pads to 30 s. `timestamps` asks for `<|t|>` tokens.
+    `beam_size` is for whisper.cpp alone (FUTO Keyboard: 5); every other runtime decodes greedily.
     """
 
     language: str = "en"
     audio_context: AudioContext = "dynamic"
     timestamps: bool = False
+    beam_size: int = 1
 
 
 class Transcriber(Protocol):

@@ -96,6 +96,17 @@ def test_timestamps_are_asked_for_and_not_shown(model: Transcriber, clips: list[
     assert "<|" not in stamped.text
 
 
+def test_beams_find_other_words_where_the_model_is_unsure(model: Transcriber, voices: Path) -> None:
+    from training.audio import decode
+
+    unsure = [decode(voices / f"synthetic/clip{i:03}.ogg") for i in range(8)]  # with words that nano never met
+    greedy, searched = (
+        [heard.text for heard in model.transcribe_many(unsure, DecodingOptions(beam_size=size))] for size in (1, 5)
+    )
+    assert greedy != searched
+    assert all(searched)
+
+
 def test_figures(model: Transcriber, clips: list[Pcm]) -> None:
     assert model.name == NAME
     assert model.runtime.startswith("whisper.cpp 1.")
