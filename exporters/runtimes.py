@@ -108,7 +108,7 @@ class InChild:
 
 
 class WhisperCpp(InChild):
-    """Decoding without fallback, as FUTO sets it, flash attention off."""
+    """Greedy decoding, or a beam search, without fallback, as FUTO sets it; flash attention off."""
 
     module, program = "exporters.whispercpp", "whisper.cpp"
     needs = ("pywhispercpp", "whispercpp")

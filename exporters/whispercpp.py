@@ -41,7 +41,8 @@ def _binding() -> Any:  # noqa: ANN401
 
 class _Model:
     """whisper.cpp decoding as FUTO does: no fallback, no suppressed blanks, nothing dropped as silence. FUTO searches
-    with 5 beams; one beam is greedy decoding, which the other runtimes can be compared with.
+    with 5 beams, whose words whisper.cpp draws at random, going on with its numbers from clip to clip; one beam is
+    greedy.
 
     Flash attention stays off: whisper.cpp then pads keys to a multiple of 256 and attends to the padding, which
     changes words at a short audio context.
@@ -55,14 +56,28 @@ class _Model:
         context.flash_attn = False
         self._context = native.whisper_init_from_file_with_params(path, context)
         native.whisper_n_vocab(self._context)  # a failed load gives no error but a null pointer: crash now, not later
+        self._params = native.whisper_full_default_params(native.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY)
+        self._params.print_progress = self._params.print_timestamps = False
+        self._params.suppress_blank = False
+        self._params.temperature_inc = 0.0
+        self._params.no_speech_thold = 1.0
 
     def answer(self, request: dict[str, Any], samples: Pcm) -> dict[str, Any]:
         import numpy as np
 
         samples = np.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
-        params = self._params(request)
+        strategies, beam_size = self._native.whisper_sampling_strategy, request["beam_size"]
+        searches = beam_size > 1
+        self._params.strategy = (
+            strategies.WHISPER_SAMPLING_BEAM_SEARCH if searches else strategies.WHISPER_SAMPLING_GREEDY
+        )
+        self._params.beam_search = {"beam_size": beam_size, "patience": -1.0}
+        self._params.language = request["language"]
+        self._params.audio_ctx = request["audio_context"]
+        self._params.n_threads = request["threads"]
+        self._params.no_timestamps = self._params.single_segment = not request["timestamps"]
         started = time.perf_counter()
-        status = self._native.whisper_full(self._context, params, samples, len(samples))
+        status = self._native.whisper_full(self._context, self._params, samples, len(samples))
         compute_s = time.perf_counter() - started
         if status:
             return {"error": f"whisper_full answered {status}"}
@@ -70,21 +85,6 @@ class _Model:
         parts = (self._native.whisper_full_get_segment_text(self._context, i) for i in range(count))
         text = b"".join(parts).decode("utf-8", "replace").strip()  # a character may be cut between two segments
         return {"text": text, "compute_s": compute_s}
-
-    def _params(self, request: dict[str, Any]) -> Any:  # noqa: ANN401
-        strategies, beam_size = self._native.whisper_sampling_strategy, request["beam_size"]
-        params = self._native.whisper_full_default_params(
-            strategies.WHISPER_SAMPLING_BEAM_SEARCH if beam_size > 1 else strategies.WHISPER_SAMPLING_GREEDY
-        )
-        params.beam_search = {"beam_size": beam_size, "patience": -1.0}
-        params.print_progress = params.print_timestamps = params.suppress_blank = False
-        params.temperature_inc = 0.0
-        params.no_speech_thold = 1.0
-        params.language = request["language"]
-        params.audio_ctx = request["audio_context"]
-        params.n_threads = request["threads"]
-        params.no_timestamps = params.single_segment = not request["timestamps"]
-        return params
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class DecodingOptions:
 
     `language` is a Whisper code ("en"). `audio_context` "dynamic" cuts the encoder to the audio's length as
     FUTO Keyboard does (`idiolect.whisper.audio_context`); "full" pads to 30 s. `timestamps` asks for `<|t|>` tokens.
-    `beam_size` is for whisper.cpp alone (FUTO Keyboard: 5); every other runtime decodes greedily.
+    `beam_size`, 1 to 8, is for whisper.cpp alone (FUTO Keyboard: 5); every other runtime decodes greedily, as 1 does.
     """
 
     language: str = "en"

@@ -96,15 +96,14 @@ def test_timestamps_are_asked_for_and_not_shown(model: Transcriber, clips: list[
     assert "<|" not in stamped.text
 
 
-def test_beams_find_other_words_where_the_model_is_unsure(model: Transcriber, voices: Path) -> None:
+def test_beams_find_other_words_and_leave_greedy_decoding_as_it_was(model: Transcriber, voices: Path) -> None:
     from training.audio import decode
 
-    unsure = [decode(voices / f"synthetic/clip{i:03}.ogg") for i in range(8)]  # with words that nano never met
-    greedy, searched = (
-        [heard.text for heard in model.transcribe_many(unsure, DecodingOptions(beam_size=size))] for size in (1, 5)
+    unsure = [decode(voices / f"synthetic/clip{i:03}.ogg") for i in range(8)]
+    greedy, searched, again = (
+        [heard.text for heard in model.transcribe_many(unsure, DecodingOptions(beam_size=size))] for size in (1, 5, 1)
     )
-    assert greedy != searched
-    assert all(searched)
+    assert greedy == again != searched
 
 
 def test_figures(model: Transcriber, clips: list[Pcm]) -> None:
