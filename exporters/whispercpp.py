@@ -66,12 +66,11 @@ class _Model:
         import numpy as np
 
         samples = np.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
-        strategies, beam_size = self._native.whisper_sampling_strategy, request["beam_size"]
-        searches = beam_size > 1
+        strategies = self._native.whisper_sampling_strategy
         self._params.strategy = (
-            strategies.WHISPER_SAMPLING_BEAM_SEARCH if searches else strategies.WHISPER_SAMPLING_GREEDY
+            strategies.WHISPER_SAMPLING_BEAM_SEARCH if request["beam_size"] > 1 else strategies.WHISPER_SAMPLING_GREEDY
         )
-        self._params.beam_search = {"beam_size": beam_size, "patience": -1.0}
+        self._params.beam_search = {"beam_size": request["beam_size"], "patience": -1.0}
         self._params.language = request["language"]
         self._params.audio_ctx = request["audio_context"]
         self._params.n_threads = request["threads"]

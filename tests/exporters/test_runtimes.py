@@ -21,6 +21,7 @@ from idiolect.errors import ArtifactError, MissingExtra, RuntimeFailed, UsageErr
 from idiolect.transcriber import AudioContext, DecodingOptions, Transcriber
 from idiolect.whisper import RATE_HZ
 from tests.exporters.helpers import dims, make_checkpoint
+from tests.training.speech import shipped
 
 if TYPE_CHECKING:
     from idiolect.transcriber import Pcm
@@ -97,9 +98,7 @@ def test_timestamps_are_asked_for_and_not_shown(model: Transcriber, clips: list[
 
 
 def test_beams_find_other_words_and_leave_greedy_decoding_as_it_was(model: Transcriber, voices: Path) -> None:
-    from training.audio import decode
-
-    unsure = [decode(voices / f"synthetic/clip{i:03}.ogg") for i in range(8)]
+    unsure = [pcm for _, pcm, _ in shipped(voices, "synthetic", 8)]
     greedy, searched, again = (
         [heard.text for heard in model.transcribe_many(unsure, DecodingOptions(beam_size=size))] for size in (1, 5, 1)
     )
