@@ -39,6 +39,11 @@ class IdiolectError(Exception):
         self.hint = hint
 
     @property
+    def told(self) -> str:
+        """Message and hint in one line."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    @property
     def kind(self) -> str:
         """The class name, as it travels in a child process's error message."""
         return type(self).__name__

@@ -27,6 +27,7 @@ MIN_RATE_HZ = 4_000
 _FORMATS = "wav,flac,mp3,mov,ogg,matroska,amr"
 """The only containers the library may recognise: playlist formats would open other files and addresses."""
 _ACCEPTED = "taken are wav, flac, mp3, m4a, ogg, opus, webm, amr and 3gp"
+_UNFINISHED = "if it is still being copied it will be read when it is whole; else copy it again"
 _SLACK_S = 0.25  # lossy codecs count their run-in and padding differently from their headers
 
 Span = tuple[float, float | None]
@@ -40,7 +41,9 @@ def decode(path: Path, start_s: float = 0.0, end_s: float | None = None, max_s: 
     """
     (pcm,) = decode_spans(path, [(start_s, end_s)], max_s)
     if pcm.size < MIN_S * RATE_HZ:
-        raise AudioError(f"{path}: {duration_s(pcm):.2f} s of audio is too short to hold a word")
+        raise AudioError(
+            f"{path}: {duration_s(pcm):.2f} s of audio is too short to hold a word", "record a whole sentence"
+        )
     return pcm
 
 
@@ -103,10 +106,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         kind = path.stat().st_mode
         if not stat.S_ISREG(kind):
             what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
-            raise AudioError(f"{path}: {what} with the name of a recording")
+            raise AudioError(f"{path}: {what} with the name of a recording", "give it another name")
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
-        raise AudioError(f"{path}: cannot be opened: {error.strerror}") from error
+        raise AudioError(
+            f"{path}: cannot be opened: {error.strerror}", "check that it is there and yours to read"
+        ) from error
     with os.fdopen(descriptor, "rb") as file:
         size_bytes = os.fstat(descriptor).st_size
         if size_bytes == 0:
@@ -115,7 +120,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         if promised is not None and promised > size_bytes:
             raise UnfinishedAudio(
                 f"{path}: the file is cut off: {size_bytes} of at least {promised} bytes are there",
-                "if it is still being copied it will be read when it is whole; else copy it again",
+                _UNFINISHED,
             )
         file.seek(0)
         yield file
@@ -147,9 +152,11 @@ def _blocks(path: Path, file: BinaryIO, max_s: float) -> Generator[Pcm]:
     except (av.FFmpegError, ValueError) as error:
         if declared_s is None and not samples:
             raise AudioError(f"{path}: not audio, or only the first bytes of it", _ACCEPTED) from error
-        raise AudioError(f"{path}: damaged or cut off: cannot be decoded beyond {_clock(reached_s)}") from error
+        reason = f"damaged or cut off: cannot be decoded beyond {_clock(reached_s)}"
+        raise AudioError(f"{path}: {reason}", "copy or record it again") from error
     if declared_s is not None and reached_s < declared_s - _SLACK_S:
-        raise UnfinishedAudio(f"{path}: the file is cut off: {_clock(reached_s)} of {_clock(declared_s)} are there")
+        reason = f"the file is cut off: {_clock(reached_s)} of {_clock(declared_s)} are there"
+        raise UnfinishedAudio(f"{path}: {reason}", _UNFINISHED)
 
 
 def _audio_stream(path: Path, container: Any) -> Any:  # noqa: ANN401
@@ -157,7 +164,8 @@ def _audio_stream(path: Path, container: Any) -> Any:  # noqa: ANN401
         raise AudioError(f"{path}: there is no sound track in it", _ACCEPTED)
     stream = container.streams.audio[0]
     if (stream.rate or 0) < MIN_RATE_HZ:
-        raise AudioError(f"{path}: {stream.rate} samples a second cannot carry speech (at least {MIN_RATE_HZ})")
+        reason = f"{stream.rate} samples a second cannot carry speech (at least {MIN_RATE_HZ})"
+        raise AudioError(f"{path}: {reason}", "record or convert it again")
     return stream
 
 

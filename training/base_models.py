@@ -132,7 +132,7 @@ def fetch(reference: str, cache: Path, on_progress: Callable[[int, int], None] |
             (_hub_cache() / _hub_folder(repo) / "refs").mkdir(exist_ok=True)
             write_text(_hub_cache() / _hub_folder(repo) / "refs" / "main", info.sha or "")
     except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         hint = "check the name and the network, then run it again: it goes on where it was"
         raise SyncError(f"could not download {repo}: {reason}", hint) from error
     return resolve(reference, cache)
@@ -214,8 +214,13 @@ def _check_whisper(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no config.json", "expected a Hugging Face Whisper folder") from None
+    except OSError as error:
+        reason = f"{folder / 'config.json'} cannot be read: {error.strerror or error}"
+        raise CheckpointError(reason, "name a folder that is yours to read") from error
     except ValueError as error:
         raise CheckpointError(f"{folder / 'config.json'} is not JSON: {error}", "copy the folder again") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder / 'config.json'} is no configuration", "copy the folder again")
     if config.get("model_type") != "whisper":
         kind = config.get("model_type", "nameless")
         raise CheckpointError(

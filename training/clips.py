@@ -110,7 +110,7 @@ def read_folder(folder: Path, on_problem: OnProblem | None = None) -> list[Clip]
         except DatasetError as error:
             if on_problem is None:
                 raise
-            on_problem(audio, error.message)
+            on_problem(audio, error.told)
             continue
         if not found:
             silent += 1

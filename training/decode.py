@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from idiolect.errors import CheckpointError, UsageError, require
+from idiolect.errors import CheckpointError, JobError, UsageError, require
 from idiolect.transcriber import DecodingOptions, Transcription
 from idiolect.whisper import LANGUAGES, MAX_POSITIONS, RATE_HZ, audio_context, special_tokens
+from training.memory import is_shortage
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ MAX_NEW_TOKENS = 220  # WhisperKit's and FUTO's order of magnitude; a loop ends 
 def load_model(folder: Path) -> tuple[WhisperForConditionalGeneration, Any]:
     """The float32 model and its tokenizer from a local folder; nothing is downloaded.
 
-    Raises CheckpointError with the folder's name when it is damaged or of another kind.
+    Raises CheckpointError with the folder's name when it is damaged or of another kind, JobError when memory ends.
     """
     require("torch", "train")
     require("transformers", "train")
@@ -55,7 +56,11 @@ def load_model(folder: Path) -> tuple[WhisperForConditionalGeneration, Any]:
         tokenizer = WhisperTokenizerFast.from_pretrained(folder, local_files_only=True, from_slow=False)
         special_tokens(model.config.vocab_size)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        if is_shortage(error):
+            raise JobError(
+                f"out of memory: {folder} does not fit", "close other programs, or name a smaller model"
+            ) from error
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise CheckpointError(f"cannot load {folder}: {reason}", "copy or download the model again") from error
     return model, tokenizer
 

@@ -194,11 +194,12 @@ def _examples(
         try:
             (select if source.select else train).append(make(source.name, source.pcm, source.text, source.language))
         except DatasetError as error:
-            skipped.append(": ".join(filter(None, (source.name, error.message, error.hint))))
+            skipped.append(f"{source.name}: {error.told}")
         reporter.progress(done + 1, len(sources), "clips")
     if cache:
         cache.trim()
     if not train:
-        hint = skipped[0] if skipped else "add recordings with transcripts"
+        serve = "those that are left serve to choose the best weights by: add some that say something else"
+        hint = skipped[0] if skipped else serve if select else "add recordings with transcripts"
         raise DatasetError(f"none of {len(sources)} clips can be trained on", hint)
     return train, select, skipped

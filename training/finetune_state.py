@@ -82,13 +82,16 @@ def load_state(run: Run) -> bool:
     _sweep(run)
     found = _newest(run)
     if found:
-        _restore(run, *found)
+        folder, position, tensors = found
+        _restore(run, position, tensors)
         run.reporter.metric(continued_at_step=run.step)
     if run.processes.sum(run.step) != [run.step * run.processes.count]:
         raise JobError(
             f"process {run.processes.rank} continues at step {run.step}, others elsewhere",
             f"put {run.state_dir.parent} where every machine sees it",
         )
+    if found and folder.name == "previous" and run.processes.main:  # or the damaged one would take its place
+        shutil.rmtree(run.state_dir / "latest", ignore_errors=True)
     return found is not None
 
 
@@ -124,8 +127,8 @@ def _sweep(run: Run) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _newest(run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Position and tensors of the newest checkpoint that is whole and this run's."""
+def _newest(run: Run) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
+    """Folder, position and tensors of the newest checkpoint that is whole and this run's."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -142,7 +145,7 @@ def _newest(run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
                 return None
             tensors = load_file(folder / "state.safetensors")
             if {f"model.{n}" for n, p in run.model.named_parameters() if p.requires_grad} <= tensors.keys():
-                return position, tensors
+                return folder, position, tensors
             reason = "tensors are missing"
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -173,6 +176,7 @@ def _restore(run: Run, position: dict[str, Any], tensors: dict[str, Any]) -> Non
         run.splicer.restore(position["word_cuts"])
     for name in POSITION:
         setattr(run, name, position[name])
+    run.saved_step = run.step
     if not _best(run).exists():  # a process that is killed between two renames leaves none
         run.best_errors = math.inf
 

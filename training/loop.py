@@ -100,7 +100,7 @@ class Run:
         self.best_errors = math.inf
         self.train_s = 0.0
         self.rate_x = 1.0  # halved after the loss diverged
-        self._saved_step = 0  # the step of the newest checkpoint
+        self.saved_step = 0  # the step of the newest checkpoint
 
     def train(self) -> None:
         """Go on from `step` to the end. Raises JobStopped, after saving, when told to, and Diverged."""
@@ -135,10 +135,10 @@ class Run:
 
     def _save(self) -> None:
         """A checkpoint; where the disk does not take it, the one before stays and the training goes on."""
-        if self.processes.main and self.step != self._saved_step:  # twice the same would push out the one before
+        if self.processes.main and self.step != self.saved_step:  # twice the same would push out the one before
             try:
                 finetune_state.save_state(self)
-                self._saved_step = self.step
+                self.saved_step = self.step
             except OSError as error:
                 reason = error.strerror or error
                 self.reporter.warning(f"no checkpoint at step {self.step}: {self.state_dir}: {reason}")

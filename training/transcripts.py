@@ -113,13 +113,16 @@ def check_length(text: str, duration_s: float) -> str | None:
 def _read(path: Path, max_bytes: int) -> str:
     try:
         if not path.is_file():  # a pipe would block
-            raise DatasetError(f"{path}: not a text file but a folder, a pipe or nothing at all")
+            raise DatasetError(
+                f"{path}: not a text file but a folder, a pipe or nothing at all", "give it another name"
+            )
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}", "check that it is yours to read") from error
     if len(data) > max_bytes:
-        raise DatasetError(f"{path}: too large for a text of speech (over {max_bytes >> 20} MiB)")
+        reason = f"too large for a text of speech (over {max_bytes >> 20} MiB)"
+        raise DatasetError(f"{path}: {reason}", "write what is said in the recording, and nothing else")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -153,8 +153,7 @@ def _not_a_file(kind: int) -> str:
 
 def _plain(error: AudioError | DatasetError, path: Path) -> str:
     """One line, without the path that stands beside it in every listing."""
-    message = error.message.removeprefix(f"{path}: ").removeprefix(f"{path.parent}{os.sep}")
-    return f"{message}; {error.hint}" if error.hint else message
+    return error.told.removeprefix(f"{path}: ").removeprefix(f"{path.parent}{os.sep}")
 
 
 def _limit_self() -> None:

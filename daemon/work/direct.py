@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -84,13 +85,15 @@ def train(
         reporter.warning(f"{train_data / VALIDATION} {told}")
     held_out = _read(validation_data, left_out) if validation_data else sides["held-out"]
     sources = [
-        Source(clip.path.name, pcm, clip.text, clip.language or language, side == "select")
+        Source(_name(clip, train_data), pcm, clip.text, clip.language or language, side == "select")
         for side in ("train", "select")
         for clip, pcm in _decoded(sides[side], reporter, left_out)
     ]
-    judged = _evaluation_clips(held_out, reporter, left_out) if is_main() else []
+    judged: list[EvaluationClip] = []
     if is_main():
-        _warn_of_few(judged, validation_data or train_data, reporter)
+        place = validation_data or train_data
+        judged = _unheard(_evaluation_clips(held_out, place, reporter, left_out), sources, reporter)
+        _warn_of_few(judged, place, reporter)
     options = DecodingOptions(language)
     trained = [
         _taught(model, base, sources, place, settings, judged, options, cache, reporter, left_out.found)
@@ -102,7 +105,8 @@ def train(
 
 
 def output_folders(models: Sequence[str], out: Path) -> list[Path]:
-    """Where each model goes. Raises UsageError for two of one name, and where something stands in the way.
+    """Where each model goes. Raises UsageError for two of one name, where something stands in the way, and where
+    nothing can be written, before hours are spent on what it shall hold.
 
     What the same command made before it was stopped does not.
     """
@@ -113,6 +117,10 @@ def output_folders(models: Sequence[str], out: Path) -> list[Path]:
     for place in places:
         if place.exists() and not is_noted(place):
             raise _in_the_way(place)
+    above = next(folder for folder in places[0].absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        reason = "cannot be written" if above.is_dir() else "is no folder"
+        raise UsageError(f"cannot write {out}: {above} {reason}", "name an --output in a folder that is yours")
     return places
 
 
@@ -131,7 +139,7 @@ def evaluation_clips(folder: Path, reporter: Reporter) -> list[EvaluationClip]:
                 f"{folder / VALIDATION}: no recording with its text",
                 "put some in it, or take the folder away to score on all",
             )
-    return _evaluation_clips(clips, reporter, left_out)
+    return _evaluation_clips(clips, folder, reporter, left_out)
 
 
 def transcribe(
@@ -268,7 +276,7 @@ class _LeftOut:
         self._reporter = reporter
 
     def __call__(self, path: Path, reason: str) -> None:
-        self.found.append(f"{path.name}: {reason}")
+        self.found.append(f"{path}: {reason.removeprefix(f'{path}: ')}")
         self._reporter.warning(f"left out {self.found[-1]}")
 
 
@@ -310,15 +318,33 @@ def _decoded(clips: Sequence[Clip], reporter: Reporter, left_out: _LeftOut) -> I
         try:
             yield clip, decode(clip.path, clip.start_s, clip.end_s)
         except (AudioError, OSError) as error:
-            said = (error.message, error.hint) if isinstance(error, IdiolectError) else (str(error),)
-            left_out(clip.path, ": ".join(filter(None, said)))
+            left_out(clip.path, error.told if isinstance(error, IdiolectError) else str(error))
         reporter.progress(done + 1, len(clips), "clips")
 
 
-def _evaluation_clips(clips: Sequence[Clip], reporter: Reporter, left_out: _LeftOut) -> list[EvaluationClip]:
+def _evaluation_clips(
+    clips: Sequence[Clip], folder: Path, reporter: Reporter, left_out: _LeftOut
+) -> list[EvaluationClip]:
     from training.evaluate import EvaluationClip
 
     return [
-        EvaluationClip(clip.path.name, pcm, clip.text, clip.language or "")
+        EvaluationClip(_name(clip, folder), pcm, clip.text, clip.language or "")
         for clip, pcm in _decoded(clips, reporter, left_out)
     ]
+
+
+def _unheard(judged: Sequence[EvaluationClip], sources: Sequence[Source], reporter: Reporter) -> list[EvaluationClip]:
+    """The clips that are not among those to learn from: what is known by heart measures nothing."""
+    from training.audio import pcm_sha256
+
+    taught = {pcm_sha256(source.pcm) for source in sources}
+    unheard = [clip for clip in judged if pcm_sha256(clip.pcm) not in taught]
+    if known := len(judged) - len(unheard):
+        reporter.warning(f"held-out clips that are also among those to learn from: {known}, not scored")
+    return unheard
+
+
+def _name(clip: Clip, folder: Path) -> str:
+    """Where a clip lies in `folder`, and when it begins where the recording holds more."""
+    name = clip.path.relative_to(folder).as_posix()
+    return name if clip.end_s is None else f"{name} at {clip.start_s:.1f} s"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from idiolect.errors import CheckpointError, UsageError
+from idiolect.errors import CheckpointError, JobError, UsageError
 from idiolect.transcriber import DecodingOptions
 from tests.training.speech import shipped
 from training.decode import CheckpointTranscriber, load_model
@@ -67,6 +67,17 @@ def test_a_damaged_checkpoint_is_refused_by_folder(nano: Path, tmp_path: Path) -
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(CheckpointError, match=str(folder)):
         load_model(folder)
+
+
+def test_a_model_that_memory_does_not_hold_is_not_called_damaged(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import WhisperForConditionalGeneration
+
+    def none_left(*places: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(WhisperForConditionalGeneration, "from_pretrained", none_left)
+    with pytest.raises(JobError, match=f"out of memory: {nano} does not fit"):
+        load_model(nano)
 
 
 def test_a_checkpoint_that_lacks_a_tensor_or_holds_none_is_no_model(nano: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from tests.training import interrupted
 from tests.training.interrupted import values, warnings
 from training import finetune_state
 from training.finetune import Settings, Source, defaults_for, finetune
-from training.loop import computes_in_bf16
+from training.loop import Run, _Pace, computes_in_bf16
 from training.rows import Rows
 
 pytestmark = [pytest.mark.torch]
@@ -149,10 +151,33 @@ def test_a_clip_that_cannot_teach_is_left_out_and_counted(nano: Path, sources: l
     messages: list[Message] = []
     settings = Settings(max_steps=1, epochs=1, batch_size=4, full_share=0.0)
     outcome = finetune(nano, [*sources, bad], tmp_path / "me", settings, CallbackReporter(messages.append))
-    assert outcome.skipped == ("bad.wav: the audio holds values that are not numbers: record or convert it again",)
+    assert outcome.skipped == ("bad.wav: the audio holds values that are not numbers; record or convert it again",)
     assert any("bad.wav" in message.data.get("message", "") for message in messages if message.kind == "warning")
     with pytest.raises(DatasetError, match="none of 1 clips"):
         finetune(nano, [bad], tmp_path / "other", settings)
+    chosen_by = [source for source in sources if source.select]
+    with pytest.raises(DatasetError, match="none of 2 clips can be trained on\nthose that are left serve to choose"):
+        finetune(nano, chosen_by, tmp_path / "other", settings)
+
+
+def test_the_best_weights_are_kept(
+    nano: Path, sources: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    name = "model.decoder.layers.0.fc1.weight"
+    judged: list[torch.Tensor] = []
+
+    def first_is_best(run: Run) -> tuple[float, float]:
+        judged.append(run.model.get_parameter(name).detach().half().clone())
+        return (0.1 if len(judged) == 1 else 0.3), 0.1
+
+    monkeypatch.setattr(Run, "_select_errors", first_is_best)
+    outcome = finetune(nano, sources, tmp_path / "me", QUICK)
+    kept = load_file(outcome.checkpoint / "model.safetensors")[name]
+    assert [torch.equal(kept, weights) for weights in judged] == [True] + [False] * (len(judged) - 1)
+    assert len(judged) > 1
 
 
 def test_a_clip_longer_than_nano_ever_heard_trains_with_timestamps(nano: Path, tmp_path: Path) -> None:
@@ -167,8 +192,27 @@ def test_time_and_memory_are_estimated(nano: Path, sources: list[Source], tmp_pa
     settings = dataclasses.replace(QUICK, max_steps=14, epochs=6)
     finetune(nano, sources, tmp_path / "me", settings, CallbackReporter(messages.append))
     assert 100e6 < values(messages, "estimated_bytes")[0] < 1e9
-    assert values(messages, "estimated_s")[0] > 0
     assert values(messages, "measured_steps") == [10]
+
+
+def test_the_time_left_goes_by_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: list[Message] = []
+    run = SimpleNamespace(step=0, positions=[9] * 11 + [18] * 5, reporter=CallbackReporter(messages.append))
+    monkeypatch.setattr("training.loop.time.monotonic", lambda: 100.0 + 2.0 * run.step)
+    pace = _Pace(cast(Run, run))
+    for run.step in range(1, 13):
+        pace.tell()
+    assert values(messages, "estimated_s") == [pytest.approx(5 * 2 * 2.0)]
+
+
+def test_more_memory_than_is_free_is_told(
+    nano: Path, sources: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.memory.at_hand_bytes", lambda device: 10**8)
+    messages: list[Message] = []
+    once = dataclasses.replace(QUICK, max_steps=1)
+    finetune(nano, sources, tmp_path / "me", once, CallbackReporter(messages.append))
+    assert "of memory and 0.1 GB are free: choose a smaller tier" in warnings(messages)
 
 
 def test_clips_of_one_word_each_are_joined(nano: Path, sources: list[Source], tmp_path: Path) -> None:

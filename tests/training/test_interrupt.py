@@ -60,6 +60,7 @@ def _killed(nano: Path, out: Path, at_step: int) -> list[Message]:
 def test_a_killed_training_goes_on_to_the_same_end(nano: Path, whole: list[Message], tmp_path: Path) -> None:
     first = _killed(nano, tmp_path / "me", random.SystemRandom().randint(4, 9))
     saved = [0, *values(first, "checkpoint_step")]
+    assert saved[-1] > 0
     second: list[Message] = []
     outcome = train(nano, tmp_path / "me", SETTINGS, second)
     assert outcome.steps == SETTINGS.max_steps == 12
@@ -92,6 +93,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(
     train(nano, tmp_path / "me", every_step, heard)
     assert "damaged" in warnings(heard)
     assert values(heard, "continued_at_step") == [7]
+    assert values(heard, "checkpoint_step")[0] == 8
     assert values(heard, "loss")[-1] == pytest.approx(values(whole, "loss")[-1], rel=1e-3)
 
 
@@ -179,6 +181,28 @@ def test_a_diverging_loss_goes_back_once_with_half_the_rate(
     monkeypatch.setattr(_Diverging, "step", 2)
     with pytest.raises(JobError, match="the loss is nan, again"):
         train(nano, tmp_path / "twice", SETTINGS, [])
+
+
+class _Steep(BatchLoss):
+    """A loss whose gradient is no number."""
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        loss = super().__call__(batch)
+        return loss + (0.0 * loss).sqrt()
+
+
+def test_a_gradient_that_is_no_number_ends_it(nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.loop.BatchLoss", _Steep)
+    heard: list[Message] = []
+    with pytest.raises(JobError, match="step 0: the gradient is nan, again"):
+        train(nano, tmp_path / "me", SETTINGS, heard)
+    assert "the gradient is nan: back to the last checkpoint with half the learning rate" in warnings(heard)
+
+
+def test_processes_must_continue_at_one_step(nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.processes.Processes.sum", lambda processes, *values: [value + 5 for value in values])
+    with pytest.raises(JobError, match="process 0 continues at step 0, others elsewhere"):
+        train(nano, tmp_path / "me", SETTINGS, [])
 
 
 def test_a_full_disk_is_told_beforehand(nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,9 @@ def test_each_model_has_a_folder(tmp_path: Path) -> None:
     (out / "small").mkdir(parents=True)
     with pytest.raises(UsageError, match="small exists already"):
         direct.output_folders(["tiny", "small"], out)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot write .*/file/mine/me: .*/file is no folder"):
+        direct.output_folders(["tiny"], tmp_path / "file" / "mine" / "me")
 
 
 def test_what_is_held_out() -> None:
@@ -110,7 +113,7 @@ def test_a_stopped_command_goes_on_and_two_models_share_the_features(nano: Path,
     assert not list((tmp_path / "me").glob("*.state"))
     assert [len(each.evaluations) for each in trained] == [2, 2]
     assert [each.left_out for each in trained] == [
-        ("silent.wav: the audio is silent: record it again; is the microphone on?",)
+        ("train/silent.wav: the audio is silent; record it again; is the microphone on?",)
     ] * 2
     few = f"{tmp_path / 'data'}: held-out clips: 2, with"
     assert any(line.startswith(few) and "too few to judge" in line for line in heard)
@@ -134,16 +137,40 @@ def test_what_cannot_be_used_is_named_and_counted(nano: Path, tmp_path: Path) ->
         (data / f"{name}.txt").write_text(f"call {name}")
     (data / "torn.wav").write_bytes(b"no audio")
     (data / "torn.txt").write_text("call the office")
+    shutil.copy(data / "other.wav", data / "latin.wav")
+    (data / "latin.txt").write_bytes("café".encode("latin-1"))
     reporter = CallbackReporter(lambda message: heard.append(message.data.get("message", "")))
     settings = Settings(max_steps=1)
     with pytest.raises(DatasetError, match="none of 2 clips") as caught:
         direct.train(["nano"], data, None, tmp_path / "me", settings, "en", tmp_path / "cache", reporter)
-    assert caught.value.hint.startswith("other.wav: the audio is silent: record it again")
+    assert caught.value.hint.startswith("other.wav: the audio is silent; record it again")
     told = "\n".join(heard)
     assert "validation holds no recording with its text: a fifth of the others is held out" in told
-    assert "left out torn.wav" in told
+    assert f"left out {data / 'torn.wav'}: not audio, or only the first bytes of it; taken are wav" in told
+    latin = f"{data / 'latin.txt'}: the text is not UTF-8 (byte 3); save it again as UTF-8"
+    assert f"left out {data / 'latin.wav'}: {latin}" in told
     with pytest.raises(DatasetError, match="validation: no recording with its text"):
         direct.evaluation_clips(data, reporter)
+
+
+@pytest.mark.torch
+def test_what_was_learnt_is_not_scored(nano: Path, voices: Path, tmp_path: Path) -> None:
+    _recordings(voices, tmp_path / "data")
+    shutil.copy(tmp_path / "data" / "train" / "0.ogg", tmp_path / "data" / "validation" / "again.ogg")
+    shutil.copy(tmp_path / "data" / "train" / "0.txt", tmp_path / "data" / "validation" / "again.txt")
+    heard: list[str] = []
+    reporter = CallbackReporter(lambda message: heard.append(message.data.get("message", "")))
+    settings = Settings(max_steps=1, epochs=1, batch_size=4, full_share=0.0, threads=1)
+    places = tmp_path / "data", None, tmp_path / "me"
+    (trained,) = direct.train(["nano"], *places, settings, "en", tmp_path / "cache", reporter)
+    assert [each.clips for each in trained.evaluations] == [2, 2]
+    assert "held-out clips that are also among those to learn from: 1, not scored" in heard
+
+
+def test_a_clip_is_called_by_its_place_in_the_folder() -> None:
+    folder = Path("mine")
+    assert direct._name(Clip(folder / "a" / "1.wav", "call"), folder) == "a/1.wav"
+    assert direct._name(Clip(folder / "a" / "1.wav", "call", 61.25, 63.0), folder) == "a/1.wav at 61.2 s"
 
 
 def _recordings(voices: Path, data: Path) -> None:
