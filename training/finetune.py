@@ -65,7 +65,7 @@ def finetune(
 ) -> Outcome:
     """Fine-tune the Hugging Face folder `base` on `sources` and write the folder `out`, whole or not at all.
 
-    Continues from `<out>.state` where an interrupted run with the same settings and clips left it. Log-mel is taken
+    Continues where an interrupted run with the same settings and clips left it in `<out>.state`. Log-mel is taken
     from, and kept in, the folder `mel_cache`. Raises JobStopped when asked to stop (after saving), DatasetError when no
     clip can be used, CheckpointError for a bad base, JobError when training diverges twice, when memory does not do for
     one clip, and for too little disk space.
@@ -170,7 +170,7 @@ def _check_disk(run: Run) -> None:
     needed = needed_bytes(sum(parameter.numel() for parameter in run.model.parameters()), n_trained)
     if run.state_dir.exists():  # what an interrupted run has written already
         needed -= folder_bytes(run.state_dir)
-    folder, free = run.state_dir.parent, free_bytes(run.state_dir.parent)
+    folder, free = run.state_dir.parents[1], free_bytes(run.state_dir.parents[1])
     if free < needed:
         raise JobError(
             f"training needs {needed / 1e9:.1f} GB of disk space, and {folder} has {free / 1e9:.1f} GB left",

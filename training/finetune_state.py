@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,11 @@ def as_os_error(path: Path) -> Iterator[None]:
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
+
+
+def folder_name(fingerprint: Mapping[str, str]) -> str:
+    """A folder of its own for each training, that one with other settings does not take from it."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def save_state(run: Run) -> None:
@@ -76,8 +82,8 @@ def save_state(run: Run) -> None:
 def load_state(run: Run) -> bool:
     """Continue from the newest whole checkpoint of this very run; True when there is one.
 
-    A checkpoint of another run, or one that cannot be read, is told. Raises JobError where several processes do not
-    find the same one.
+    A checkpoint of another run, which stays, or one that cannot be read, is told. Raises JobError where several
+    processes do not find the same one.
     """
     _sweep(run)
     found = _newest(run)
@@ -85,10 +91,12 @@ def load_state(run: Run) -> bool:
         folder, position, tensors = found
         _restore(run, position, tensors)
         run.reporter.metric(continued_at_step=run.step)
+    else:
+        _tell_of_another(run)
     if run.processes.sum(run.step) != [run.step * run.processes.count]:
         raise JobError(
             f"process {run.processes.rank} continues at step {run.step}, others elsewhere",
-            f"put {run.state_dir.parent} where every machine sees it",
+            f"put {run.state_dir.parents[1]} where every machine sees it",
         )
     if found and folder.name == "previous" and run.processes.main:  # or the damaged one would take its place
         shutil.rmtree(run.state_dir / "latest", ignore_errors=True)
@@ -136,15 +144,8 @@ def _newest(run: Run) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
     for folder in folders:
         try:
             position = json.loads((folder / "state.json").read_text())
-            other = [name for name, value in run.fingerprint.items() if position["fingerprint"].get(name) != value]
-            if other:
-                run.reporter.warning(
-                    f"{folder} was trained with other {' and '.join(other)}: the training starts from the beginning "
-                    "(to go on with that one, give it the same again)"
-                )
-                return None
             tensors = load_file(folder / "state.safetensors")
-            if {f"model.{n}" for n, p in run.model.named_parameters() if p.requires_grad} <= tensors.keys():
+            if _needed(run, position) <= tensors.keys():
                 return folder, position, tensors
             reason = "tensors are missing"
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -154,8 +155,38 @@ def _newest(run: Run) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
     return None
 
 
+def _needed(run: Run, position: dict[str, Any]) -> set[str]:
+    """Tensors that go with a checkpoint's position. Raises KeyError where that itself lacks something."""
+    _ = [position[name] for name in (*POSITION, "scaler", "word_cuts")]
+    trained = [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
+    moments = {f"{kind}.{name}" for name in position["optimizer_steps"] for kind in ("exp_avg", "exp_avg_sq")}
+    means = {f"mean.{name}" for name in trained} if position["averaged"] else set()
+    return {f"model.{name}" for name in trained} | moments | means
+
+
+def _tell_of_another(run: Run) -> None:
+    """The newest checkpoint of a training with other settings stays, until one of them ends; older ones go."""
+    if not run.processes.main:
+        return
+    states = (path for path in run.state_dir.parent.glob("*/latest/state.json") if path.parents[1] != run.state_dir)
+    by_age = sorted(states, key=lambda path: path.stat().st_mtime)
+    for path in by_age[:-1]:
+        shutil.rmtree(path.parents[1], ignore_errors=True)
+    if not by_age:
+        return
+    newest = by_age[-1]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        theirs = json.loads(newest.read_text())["fingerprint"]
+        other = " and ".join(name for name, value in run.fingerprint.items() if theirs.get(name) != value)
+        run.reporter.warning(
+            f"{newest.parents[1]} was trained with other {other}: the training starts from the beginning "
+            "(to go on with that one, give it the same again)"
+        )
+
+
 def _restore(run: Run, position: dict[str, Any], tensors: dict[str, Any]) -> None:
     import torch
+    from safetensors import SafetensorError
 
     parameters = dict(run.model.named_parameters())
     names = [name for name, parameter in parameters.items() if parameter.requires_grad]
@@ -170,14 +201,20 @@ def _restore(run: Run, position: dict[str, Any], tensors: dict[str, Any]) -> Non
         }
     if run.accelerator.scaler and position["scaler"]:
         run.accelerator.scaler.load_state_dict(position["scaler"])
-    if position.get("averaged"):
+    if position["averaged"]:
         run.average.restore(position["averaged"], [tensors[f"mean.{name}"] for name in names])
     if position["word_cuts"]:
         run.splicer.restore(position["word_cuts"])
     for name in POSITION:
         setattr(run, name, position[name])
     run.saved_step = run.step
-    if not _best(run).exists():  # a process that is killed between two renames leaves none
+    try:
+        load_best(run)
+    except (OSError, SafetensorError) as error:  # a process that is killed between two renames leaves none
+        if run.best_errors < math.inf:
+            run.reporter.warning(
+                f"{_best(run)} is lost or damaged ({error}): the best of the weights to come are taken"
+            )
         run.best_errors = math.inf
 
 

@@ -22,22 +22,21 @@ from typing import Any
 
 from idiolect.child import Reporter
 from idiolect.errors import JobError, JobStopped
-from idiolect.whisper import MAX_POSITIONS, special_tokens
+from idiolect.whisper import special_tokens
 from training import ctc, finetune_state, lora, memory, rows
 from training.averaging import Average
 from training.batches import Batch, BatchLoss, draw_batch
 from training.ctc import CtcHead
-from training.decode import encode, greedy
+from training.decode import encode
 from training.epoch import Turn, plan_epoch
 from training.examples import Example, joined, possible_tokens
-from training.features import plan_batches, stack
+from training.features import stack
 from training.processes import Processes
 from training.recipe import Settings
 from training.rows import Rows
-from training.scoring import ratio
+from training.selection import Selection
 from training.splicing import Splicer
 
-MAX_SELECT_CLIPS = 64  # enough to choose a checkpoint; decoding them after each epoch must stay cheap
 SPLICE_AFTER = 0.25  # of the steps the letters' head knows where words lie
 MEASURED_STEPS = 10  # after the first, which is slower; then the time left is told
 BF16_FROM_WIDTH = 384  # tiny
@@ -68,9 +67,11 @@ class Run:
             torch.set_num_threads(settings.threads)
         _keep_freed_memory()
         self.settings, self.train_set, self.select_set = settings, train, select
-        self.state_dir, self.reporter = state_dir, reporter
+        self.reporter = reporter
         self.special = special_tokens(model.config.vocab_size)
         self.fingerprint = self._fingerprint(model)
+        self.state_dir = state_dir / finetune_state.folder_name(self.fingerprint)
+        self.selection = Selection(select, self.special, settings.position_budget, reporter)
         self.accelerator = _accelerator()
         self.bf16_on_cpu = _bf16_on_cpu(self.accelerator, model.config.d_model)
         self.processes = Processes(self.accelerator)
@@ -168,7 +169,7 @@ class Run:
             half=self.bf16_on_cpu or self.accelerator.mixed_precision != "no",
             recompute=self.settings.gradient_checkpointing,
         )
-        at_hand = memory.at_hand_bytes(self.accelerator.device)
+        at_hand = memory.at_hand_bytes(self.accelerator.device) + memory.held_bytes(self.model)
         fitted = memory.fit(need, at_hand)
         self.part_positions = fitted.positions
         if fitted.recompute:
@@ -305,40 +306,13 @@ class Run:
     def _keep_if_best(self) -> None:
         """Judge the present weights on the select clips, and keep them when they are the best so far."""
         self.rows.write_back()
-        errors, chance = self.processes.from_main(self._select_errors() if self.processes.main else None)
+        errors, chance = self.processes.from_main(self.selection.errors(self.model) if self.processes.main else None)
         self.judged_step = self.step
         self.reporter.metric(step=self.step, select_errors=errors)
         # A later model replaces one that is better by chance alone: a few clips cannot tell them apart.
         if errors <= self.best_errors + chance and self.processes.main:
             finetune_state.save_best(self)
         self.best_errors = min(self.best_errors, errors)
-
-    def _select_errors(self) -> tuple[float, float]:
-        """Token errors per token on the select clips, decoded greedily at their own length, and its standard error.
-
-        Greedy decoding, because a model can be sure of every next word and still run away from the audio.
-        """
-        import torch
-        from rapidfuzz.distance import Levenshtein
-
-        model = self.model.eval()
-        chosen = self.select_set[:MAX_SELECT_CLIPS]
-        errors: list[int] = []
-        counts: list[int] = []
-        for language in {example.language for example in chosen}:
-            clips = [example for example in chosen if example.language == language]
-            positions = [min(MAX_POSITIONS, clip.positions + 32) for clip in clips]
-            prompt = self.special.prompt(language)
-            for batch in plan_batches(positions, 32, self.settings.position_budget, random.Random(0)):
-                here = [clips[index] for index in batch]
-                longest = max(len(clip.tokens) for clip in here)
-                features = stack([clip.mel.float() for clip in here], max(positions[index] for index in batch))
-                with torch.inference_mode():
-                    hidden = encode(model, features.to(self.accelerator.device))
-                    heard = greedy(model, hidden, prompt, self.special.eot, max_new_tokens=2 * longest + 8)
-                errors += [Levenshtein.distance(clip.tokens, row) for clip, row in zip(here, heard, strict=True)]
-                counts += [len(clip.tokens) for clip in here]
-        return ratio(errors, counts)
 
     def _stop_within_steps(self) -> None:
         """Let a stop take effect within a step: a large model's is slow."""

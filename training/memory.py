@@ -102,6 +102,12 @@ def at_hand_bytes(device: Any) -> int:  # noqa: ANN401
     return round(free * (1 - RESERVE))
 
 
+def held_bytes(model: Any) -> int:  # noqa: ANN401
+    """What of an estimate a loaded model holds already: its weights and what its device's library took to load them."""
+    weights: int = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return weights + (_RUNTIME_BYTES["cuda"] if model.device.type == "cuda" else 0)
+
+
 def is_shortage(error: BaseException) -> bool:
     """True for the errors by which torch and Python say that memory ran out."""
     import torch

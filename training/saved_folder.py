@@ -45,7 +45,7 @@ def save_checkpoint(run: Run, base: Path, out: Path) -> None:
                 if file.name not in NOT_COPIED:
                     shutil.copyfile(file, folder / file.name)
         _complete(folder, special_tokens(model.config.vocab_size))
-    shutil.rmtree(run.state_dir, ignore_errors=True)
+    shutil.rmtree(run.state_dir.parent, ignore_errors=True)
 
 
 def complete_generation(config: Mapping[str, Any], special: SpecialTokens) -> dict[str, Any]:

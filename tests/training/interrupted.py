@@ -34,6 +34,12 @@ def train(base: Path, out: Path, settings: Settings, heard: list[Message]) -> Ou
     return finetune(base, sources(), out, settings, CallbackReporter(heard.append))
 
 
+def state(out: Path) -> Path:
+    """The folder of the one interrupted run that `out` shall come from."""
+    (folder,) = out.with_name(out.name + ".state").iterdir()
+    return folder
+
+
 def values(messages: list[Message], name: str) -> list[float]:
     """A metric in the order told."""
     return [message.data[name] for message in messages if name in message.data]

@@ -21,6 +21,7 @@ from training import finetune_state
 from training.finetune import Settings, Source, defaults_for, finetune
 from training.loop import Run, _Pace, computes_in_bf16
 from training.rows import Rows
+from training.selection import Selection
 
 pytestmark = [pytest.mark.torch]
 QUICK = Settings(max_steps=8, epochs=4, batch_size=4, full_share=0.0, longer_share=0.0, threads=1)
@@ -108,8 +109,9 @@ def test_a_checkpoint_of_other_clips_or_another_language_is_not_continued(
         assert "recordings or languages: the training starts from the beginning" in warnings(messages)
 
 
-def test_the_best_weights_may_be_lost(nano: Path, sources: list[Source], tmp_path: Path) -> None:
-    """As by a kill between the two renames that replace them."""
+@pytest.mark.parametrize("damage", [False, True])
+def test_the_best_weights_may_be_lost(nano: Path, sources: list[Source], tmp_path: Path, *, damage: bool) -> None:
+    """As by a kill between the two renames that replace them, or a disk that keeps half of what it takes."""
 
     def stop(message: Message) -> None:
         if len(values(heard, "select_errors")) == 1:
@@ -120,12 +122,19 @@ def test_the_best_weights_may_be_lost(nano: Path, sources: list[Source], tmp_pat
     reporter = CallbackReporter(stop)
     with pytest.raises(JobStopped):
         finetune(nano, sources, tmp_path / "me", QUICK, reporter)
-    latest = tmp_path / "me.state" / "latest" / "state.json"
+    latest = interrupted.state(tmp_path / "me") / "latest" / "state.json"
     state = json.loads(latest.read_text())
     latest.write_text(json.dumps({**state, "best_errors": -1.0}))  # which no later weights reach
-    shutil.rmtree(tmp_path / "me.state" / "best")
-    outcome = finetune(nano, sources, tmp_path / "me", QUICK)
+    best = latest.parents[1] / "best" / "best.safetensors"
+    if damage:
+        best.write_bytes(best.read_bytes()[:1000])
+    else:
+        shutil.rmtree(best.parent)
+    told: list[Message] = []
+    outcome = finetune(nano, sources, tmp_path / "me", QUICK, CallbackReporter(told.append))
+    assert f"{best} is lost or damaged" in warnings(told)
     assert 0.0 <= outcome.best_select_errors < 9.0
+    assert not latest.parents[2].exists()
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -169,11 +178,11 @@ def test_the_best_weights_are_kept(
     name = "model.decoder.layers.0.fc1.weight"
     judged: list[torch.Tensor] = []
 
-    def first_is_best(run: Run) -> tuple[float, float]:
-        judged.append(run.model.get_parameter(name).detach().half().clone())
+    def first_is_best(selection: Selection, model: torch.nn.Module) -> tuple[float, float]:
+        judged.append(model.get_parameter(name).detach().half().clone())
         return (0.1 if len(judged) == 1 else 0.3), 0.1
 
-    monkeypatch.setattr(Run, "_select_errors", first_is_best)
+    monkeypatch.setattr(Selection, "errors", first_is_best)
     outcome = finetune(nano, sources, tmp_path / "me", QUICK)
     kept = load_file(outcome.checkpoint / "model.safetensors")[name]
     assert [torch.equal(kept, weights) for weights in judged] == [True] + [False] * (len(judged) - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import random
 import resource
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 from idiolect.child import CallbackReporter, Message, parse
 from idiolect.errors import JobError, JobStopped
-from tests.training.interrupted import SETTINGS, sources, train, values, warnings
+from tests.training.interrupted import SETTINGS, sources, state, train, values, warnings
 from training import finetune_state
 from training.batches import Batch, BatchLoss
 from training.finetune import Settings, finetune
@@ -71,8 +72,12 @@ def test_a_killed_training_goes_on_to_the_same_end(nano: Path, whole: list[Messa
     assert values(second, "loss") == pytest.approx(values(whole, "loss")[-len(values(second, "loss")) :], rel=1e-3)
 
 
-def _stopped_at(nano: Path, out: Path, step: int, settings: Settings = SETTINGS) -> None:
+def _stopped_at(
+    nano: Path, out: Path, step: int, settings: Settings = SETTINGS, heard: list[Message] | None = None
+) -> None:
     def stop(message: Message) -> None:
+        if heard is not None:
+            heard.append(message)
         if message.data.get("unit") == "steps" and message.data["done"] == step:
             reporter.stop.set()
 
@@ -87,7 +92,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(
     monkeypatch.setattr("training.loop.MIN_SAVE_SPACING_X", 0)
     every_step = dataclasses.replace(SETTINGS, checkpoint_s=0.0)
     _stopped_at(nano, tmp_path / "me", 8, every_step)
-    newest = tmp_path / "me.state" / "latest" / "state.safetensors"
+    newest = state(tmp_path / "me") / "latest" / "state.safetensors"
     newest.write_bytes(newest.read_bytes()[:100_000])
     heard: list[Message] = []
     train(nano, tmp_path / "me", every_step, heard)
@@ -95,6 +100,55 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(
     assert values(heard, "continued_at_step") == [7]
     assert values(heard, "checkpoint_step")[0] == 8
     assert values(heard, "loss")[-1] == pytest.approx(values(whole, "loss")[-1], rel=1e-3)
+
+
+def test_a_checkpoint_that_lacks_a_part_gives_way_too(nano: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    few = dataclasses.replace(SETTINGS, max_steps=4)
+    _stopped_at(nano, tmp_path / "me", 3, few)
+    latest, previous = (state(tmp_path / "me") / name for name in ("latest", "previous"))
+    shutil.rmtree(previous, ignore_errors=True)
+    shutil.copytree(latest, previous)
+    shutil.copytree(latest, latest.with_name("next"))  # killed between the two renames of the newest
+    tensors = load_file(latest / "state.safetensors")
+    save_file({k: v for k, v in tensors.items() if "exp_avg_sq" not in k}, latest / "state.safetensors")
+    position = json.loads((latest / "state.json").read_text())
+    del position["best_errors"]
+    (latest.with_name("next") / "state.json").write_text(json.dumps(position))
+    heard: list[Message] = []
+    train(nano, tmp_path / "me", few, heard)
+    assert "next is damaged (KeyError: 'best_errors'): the one before it is tried" in warnings(heard)
+    assert "latest is damaged (tensors are missing): the one before it is tried" in warnings(heard)
+    assert values(heard, "continued_at_step") == [3]
+
+
+def test_the_newest_checkpoint_counts_between_its_two_renames(nano: Path, tmp_path: Path) -> None:
+    few = dataclasses.replace(SETTINGS, max_steps=4)
+    _stopped_at(nano, tmp_path / "me", 3, few)
+    latest = state(tmp_path / "me") / "latest"
+    latest.rename(latest.with_name("next"))
+    heard: list[Message] = []
+    train(nano, tmp_path / "me", few, heard)
+    assert values(heard, "continued_at_step") == [3]
+    assert not warnings(heard)
+
+
+def test_a_training_with_other_settings_leaves_a_stopped_one_alone(nano: Path, tmp_path: Path) -> None:
+    few, other, third = (dataclasses.replace(SETTINGS, max_steps=steps) for steps in (5, 4, 3))
+    _stopped_at(nano, tmp_path / "me", 3, few)
+    first = state(tmp_path / "me")
+    _stopped_at(nano, tmp_path / "me", 2, other)
+    heard: list[Message] = []
+    _stopped_at(nano, tmp_path / "me", 4, few, heard)
+    assert values(heard, "continued_at_step") == [3]
+    assert not warnings(heard)
+    _stopped_at(nano, tmp_path / "me", 1, third, heard)
+    assert f"{first} was trained with other settings: the training starts from the beginning" in warnings(heard)
+    assert len(list(first.parent.iterdir())) == 2  # the newest of the others, and its own
+    train(nano, tmp_path / "me", few, heard)
+    assert values(heard, "continued_at_step") == [3, 4]
+    assert not first.parent.exists()
 
 
 def test_a_checkpoint_that_cannot_be_used_says_why(nano: Path, tmp_path: Path) -> None:
@@ -119,7 +173,7 @@ def test_a_checkpoint_that_cannot_be_used_says_why(nano: Path, tmp_path: Path) -
     assert "other base model" in warnings(heard)
 
     for folder in ("latest", "previous"):
-        (tmp_path / "me.state" / folder / "state.json").write_text("{")
+        (state(tmp_path / "me") / folder / "state.json").write_text("{")
     heard = []
     train(nano, tmp_path / "me", few, heard)
     assert warnings(heard).count("damaged") == 2
@@ -127,12 +181,13 @@ def test_a_checkpoint_that_cannot_be_used_says_why(nano: Path, tmp_path: Path) -
 
 
 class _SmallMemory(BatchLoss):
-    """Runs out of memory above so many positions at once."""
+    """Runs out of memory above so many positions at once, more where activations are computed twice."""
 
-    most = 700
+    most = most_recomputed = 700
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        if batch.positions > self.most:
+        most = self.most_recomputed if self._model.is_gradient_checkpointing else self.most
+        if batch.positions > most:
             raise MemoryError
         return super().__call__(batch)
 
@@ -146,9 +201,15 @@ def test_too_little_memory_halves_what_is_computed_at_once(
     assert "half as much at once" in warnings(heard)
     assert values(heard, "loss") == pytest.approx(values(whole, "loss"), rel=1e-3)
     monkeypatch.setattr(_SmallMemory, "most", 10)
+    monkeypatch.setattr(_SmallMemory, "most_recomputed", 10)
     with pytest.raises(JobError, match="one clip at a time"):
         train(nano, tmp_path / "none", SETTINGS, heard)
     assert "computed twice" in warnings(heard)
+    monkeypatch.setattr(_SmallMemory, "most_recomputed", 700)
+    heard = []
+    train(nano, tmp_path / "some", SETTINGS, heard)
+    assert "computed twice" in warnings(heard)
+    assert values(heard, "loss") == pytest.approx(values(whole, "loss"), rel=1e-3)
 
 
 class _Diverging(BatchLoss):
@@ -247,9 +308,32 @@ def test_a_checkpoint_that_the_disk_does_not_take_ends_nothing(
     assert "No space left" in warnings(heard)
 
 
-def test_gradient_checkpointing_changes_no_loss(nano: Path, whole: list[Message], tmp_path: Path) -> None:
-    settings = dataclasses.replace(SETTINGS, gradient_checkpointing=True)
+def test_gradient_checkpointing_computes_twice_and_changes_no_loss(
+    nano: Path, whole: list[Message], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
+
+    computed: list[bool] = []  # whether for gradients
+
+    def count(layer: type[torch.nn.Module]) -> None:
+        forward = layer.forward
+
+        def counted(self: torch.nn.Module, *inputs: object, **options: object) -> object:
+            if self.training:
+                computed.append(True)
+            return forward(self, *inputs, **options)
+
+        monkeypatch.setattr(layer, "forward", counted)
+
+    count(WhisperEncoderLayer)
+    count(WhisperDecoderLayer)
+    once = dataclasses.replace(SETTINGS, max_steps=2)
+    train(nano, tmp_path / "once", once, [])
+    n_once = len(computed)
+    computed.clear()
     heard: list[Message] = []
-    train(nano, tmp_path / "me", settings, heard)
+    train(nano, tmp_path / "twice", dataclasses.replace(once, gradient_checkpointing=True), heard)
+    assert len(computed) == 2 * n_once > 0
+    train(nano, tmp_path / "me", dataclasses.replace(SETTINGS, gradient_checkpointing=True), heard := [])
     assert values(heard, "loss") == pytest.approx(values(whole, "loss"), rel=1e-3)
     assert Settings().gradient_checkpointing is False

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.memory import GPU_LIMIT_BYTES, MOST_OFF, SMALL_ON_GPU, measure
-from training.memory import MIN_POSITIONS, Need, Shape, at_hand_bytes, estimate_peak_bytes, fit, is_shortage
+from training.memory import MIN_POSITIONS, Need, Shape, at_hand_bytes, estimate_peak_bytes, fit, held_bytes, is_shortage
 
 TINY = Shape(384, 4, 4, 51_865, 37_760_640, 37_184_640)
 
@@ -24,6 +25,15 @@ def test_small_fits_a_gpu_of_8_gb() -> None:
     fitted = fit(SMALL_ON_GPU, GPU_LIMIT_BYTES)
     assert estimate_peak_bytes(fitted) <= GPU_LIMIT_BYTES
     assert not fitted.recompute
+
+
+def test_what_a_model_holds_already_counts_as_free() -> None:
+    weight = SimpleNamespace(numel=lambda: SMALL_ON_GPU.shape.parameters, element_size=lambda: 4)
+    model = SimpleNamespace(parameters=lambda: [weight], device=SimpleNamespace(type="cuda"))
+    context = 500_000_000
+    free = (8 << 30) - context - 4 * SMALL_ON_GPU.shape.parameters
+    fitted = fit(SMALL_ON_GPU, round(0.9 * free) + held_bytes(model))
+    assert (fitted.positions, fitted.recompute) == (3_000, False)
 
 
 def test_less_is_computed_at_once_before_anything_is_computed_twice() -> None:

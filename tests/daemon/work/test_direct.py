@@ -19,6 +19,7 @@ from idiolect.child import CallbackReporter, Message, Reporter
 from idiolect.errors import DatasetError, JobStopped, UsageError
 from idiolect.whisper import RATE_HZ
 from tests.training.samples import write_wav
+from training import mel_cache
 from training.audio import decode, pcm_sha256
 from training.clips import Clip
 from training.finetune import Settings
@@ -79,7 +80,17 @@ def test_long_audio_is_cut_in_silence(pause_s: float) -> None:
 
 
 @pytest.mark.torch
-def test_a_stopped_command_goes_on_and_two_models_share_the_features(nano: Path, voices: Path, tmp_path: Path) -> None:
+def test_a_stopped_command_goes_on_and_two_models_share_the_features(
+    nano: Path, voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[Path] = []
+    write = mel_cache._write
+
+    def counted(path: Path, data: bytes) -> None:
+        computed.append(path)
+        write(path, data)
+
+    monkeypatch.setattr(mel_cache, "_write", counted)
     _recordings(voices, tmp_path / "data")
     write_wav(tmp_path / "data" / "train" / "silent.wav", np.zeros(RATE_HZ, np.float32))
     (tmp_path / "data" / "train" / "silent.txt").write_text("nothing at all")
@@ -119,6 +130,7 @@ def test_a_stopped_command_goes_on_and_two_models_share_the_features(nano: Path,
     assert any(line.startswith(few) and "too few to judge" in line for line in heard)
     assert [each.outcome.checkpoint for each in trained] == [tmp_path / "me" / "nano", tmp_path / "me" / "twin"]
     assert len(list((tmp_path / "cache" / direct.MELS).glob("*/*.mel"))) == trained[0].outcome.clips == 4
+    assert len(computed) == 4  # once for both models
     learnt = read_trained_on(tmp_path / "me" / "nano")
     assert len(learnt) == 5
     assert not any(pcm_sha256(decode(file)) in learnt for file in (tmp_path / "data" / "validation").glob("*.ogg"))
