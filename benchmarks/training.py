@@ -77,8 +77,15 @@ def main() -> int:
 
 
 def train_by_recipe(base: Path, sources: Sequence[Source], settings: Settings, out: Path) -> float:
-    """Fine-tune as transformers' own guides do, without timestamps; seconds that the steps took."""
-    from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments
+    """Fine-tune as transformers' own guides do, without timestamps; seconds that the steps took, by those after the
+    first, which is slower."""
+    from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+
+    ends_s: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: object, **__: object) -> None:
+            ends_s.append(time.monotonic())
 
     model, tokenizer = load_model(base)
     special = special_tokens(model.config.vocab_size)
@@ -108,11 +115,12 @@ def train_by_recipe(base: Path, sources: Sequence[Source], settings: Settings, o
         logging_strategy="no",
         dataloader_pin_memory=False,
     )
-    trainer = Seq2SeqTrainer(model=model, args=arguments, train_dataset=examples, data_collator=padded)
+    trainer = Seq2SeqTrainer(
+        model=model, args=arguments, train_dataset=examples, data_collator=padded, callbacks=[Clock()]
+    )
     trainer.remove_callback(PrinterCallback)
-    started = time.monotonic()
     trainer.train()
-    train_s = time.monotonic() - started
+    train_s = (ends_s[-1] - ends_s[0]) * len(ends_s) / (len(ends_s) - 1)
     cast(Any, model).half().save_pretrained(out)
     for file in base.iterdir():
         if not (out / file.name).exists():

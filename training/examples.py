@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from idiolect.errors import DatasetError
-from idiolect.whisper import MAX_S, MAX_SAMPLES, MAX_TEXT_POSITIONS, RATE_HZ, SpecialTokens
+from idiolect.whisper import MAX_S, MAX_TEXT_POSITIONS, RATE_HZ, SpecialTokens
 from training.features import LogMel, stretch, true_positions
 from training.mel_cache import MelCache
-from training.quality import INAUDIBLE_DBFS
+from training.quality import check_audible
 from training.split import text_key
 
 if TYPE_CHECKING:
@@ -65,14 +65,7 @@ class ExampleMaker:
 
     def __call__(self, name: str, pcm: Pcm, text: str, language: str) -> Example:
         """Raises DatasetError with the reason when the clip cannot teach this model anything."""
-        import numpy as np
-
-        if len(pcm) > MAX_SAMPLES:
-            raise DatasetError(f"{len(pcm) / RATE_HZ:.1f} s long, at most 30 s fit", "cut it, or write cues in an .srt")
-        if not np.isfinite(pcm).all():
-            raise DatasetError("the audio holds values that are not numbers", "record or convert it again")
-        if not np.abs(pcm).max(initial=0.0) > 10 ** (INAUDIBLE_DBFS / 20):
-            raise DatasetError("the audio is silent", "record it again; is the microphone on?")
+        check_audible(pcm)
         try:
             self._special.language(language)
         except KeyError:

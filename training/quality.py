@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from idiolect.whisper import RATE_HZ
+from idiolect.errors import DatasetError
+from idiolect.whisper import MAX_SAMPLES, RATE_HZ
 from training.transcripts import check_length
 
 if TYPE_CHECKING:
@@ -133,6 +134,18 @@ def judge_language(heard: str, likely: float, language: str) -> Finding | None:
         return None
     told = f"sounds like {heard!r} ({likely:.0%} sure), and the language is {language!r}"
     return Finding("language", "warning", told)
+
+
+def check_audible(pcm: Pcm) -> None:
+    """Raise DatasetError unless these 16 kHz mono samples are something that Whisper can hear, in one window."""
+    import numpy as np
+
+    if len(pcm) > MAX_SAMPLES:
+        raise DatasetError(f"{len(pcm) / RATE_HZ:.1f} s long, at most 30 s fit", "cut it, or write cues in an .srt")
+    if not np.isfinite(pcm).all():
+        raise DatasetError("the audio holds values that are not numbers", "record or convert it again")
+    if not np.abs(pcm).max(initial=0.0) > 10 ** (INAUDIBLE_DBFS / 20):
+        raise DatasetError("the audio is silent", "record it again; is the microphone on?")
 
 
 def rejection(findings: list[Finding]) -> str:

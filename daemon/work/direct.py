@@ -93,7 +93,8 @@ def train(
     if is_main():
         place = validation_data or train_data
         judged = _unheard(_evaluation_clips(held_out, place, reporter, left_out), sources, reporter)
-        _warn_of_few(judged, place, reporter)
+        more = f"put more into {place}" if validation_data else "name some by --val-data"
+        warn_of_few(judged, place, more, reporter)
     options = DecodingOptions(language)
     trained = [
         _taught(model, base, sources, place, settings, judged, options, cache, reporter, left_out.found)
@@ -280,16 +281,17 @@ class _LeftOut:
         self._reporter.warning(f"left out {self.found[-1]}")
 
 
-def _warn_of_few(judged: Sequence[EvaluationClip], folder: Path, reporter: Reporter) -> None:
+def warn_of_few(judged: Sequence[EvaluationClip], folder: Path, more: str, reporter: Reporter) -> None:
+    """Tell where the held-out clips are too few to say which model is better, and what would give `more`."""
     from training.split import MIN_JUDGED_CLIPS, MIN_JUDGED_WORDS, is_judgeable
 
     words = sum(len(clip.text.split()) for clip in judged)
     if not judged:
-        reporter.warning(f"{folder}: no held-out clips, the new model is not measured: name some by --val-data")
+        reporter.warning(f"{folder}: no held-out clips, the new model is not measured: {more}")
     elif not is_judgeable(len(judged), words):
         reporter.warning(
             f"{folder}: held-out clips: {len(judged)}, with {words} words, are too few to judge by "
-            f"(at least {MIN_JUDGED_CLIPS} and {MIN_JUDGED_WORDS}): name more by --val-data"
+            f"(at least {MIN_JUDGED_CLIPS} and {MIN_JUDGED_WORDS}): {more}"
         )
 
 
@@ -326,11 +328,17 @@ def _evaluation_clips(
     clips: Sequence[Clip], folder: Path, reporter: Reporter, left_out: _LeftOut
 ) -> list[EvaluationClip]:
     from training.evaluate import EvaluationClip
+    from training.quality import check_audible
 
-    return [
-        EvaluationClip(_name(clip, folder), pcm, clip.text, clip.language or "")
-        for clip, pcm in _decoded(clips, reporter, left_out)
-    ]
+    found = []
+    for clip, pcm in _decoded(clips, reporter, left_out):
+        try:
+            check_audible(pcm)
+        except DatasetError as error:
+            left_out(clip.path, error.told)
+        else:
+            found.append(EvaluationClip(_name(clip, folder), pcm, clip.text, clip.language or ""))
+    return found
 
 
 def _unheard(judged: Sequence[EvaluationClip], sources: Sequence[Source], reporter: Reporter) -> list[EvaluationClip]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from daemon.work.direct import evaluation_clips, open_model
+from daemon.work.direct import evaluation_clips, open_model, warn_of_few
 from idiolect.child import Reporter
 from idiolect.errors import CheckpointError, DatasetError, IdiolectError, UsageError
 from idiolect.files import folder_bytes, write_text
@@ -65,6 +65,7 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
     clips = unlearnt(asked, evaluation_clips(request.data, reporter), reporter)
     if not any(basic_normalize(clip.text) for clip in clips):
         raise DatasetError(f"{request.data}: no clip with a word to score on", "it needs recordings with transcripts")
+    warn_of_few(clips, request.data, "record more", reporter)
     scored = [_score(model, fact, clips, request, cache, reporter) for model, fact in zip(asked, facts, strict=True)]
     for rival in rivals(facts, cache) if request.rivals else ():
         try:
@@ -117,6 +118,11 @@ def missing_rivals(comparison: Comparison) -> list[str]:
         return []
     facts = [result.scored.facts for result in comparison.results]
     return list(dict.fromkeys(tier for _, tier in promised(facts, base_models.TIERS)))
+
+
+def vocabulary_at(data: Path, home_file: Path) -> Path | None:
+    """The words that matter where no file of them is named: those in the recordings' folder, else the home's."""
+    return next((path for path in (data / home_file.name, home_file) if path.is_file()), None)
 
 
 def check_writable(path: Path) -> None:

@@ -61,7 +61,7 @@ def test_audio_is_judged_before_its_text_comes(tmp_path: Path) -> None:
     assert (hear(path).state, hear(path).reason) == ("rejected", "there is no sound in it (-100 dB of full scale)")
 
     write_wav(path, sound(0.05))
-    assert hear(path).reason == "0.05 s of audio is too short to hold a word"
+    assert hear(path).reason == "0.05 s of audio is too short to hold a word; record a whole sentence"
 
 
 def test_a_known_sound_is_not_decoded_again(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from daemon.work import direct
 from idiolect.child import CallbackReporter, Message, Reporter
 from idiolect.errors import DatasetError, JobStopped, UsageError
 from idiolect.whisper import RATE_HZ
-from tests.training.samples import write_wav
+from tests.training.samples import sound, write_wav
 from training import mel_cache
 from training.audio import decode, pcm_sha256
 from training.clips import Clip
+from training.evaluate import EvaluationClip
 from training.finetune import Settings
 from training.trained_on import read_trained_on
 
@@ -163,6 +164,31 @@ def test_what_cannot_be_used_is_named_and_counted(nano: Path, tmp_path: Path) ->
     assert f"left out {data / 'latin.wav'}: {latin}" in told
     with pytest.raises(DatasetError, match="validation: no recording with its text"):
         direct.evaluation_clips(data, reporter)
+
+
+def test_what_no_model_can_hear_is_not_scored(tmp_path: Path) -> None:
+    for name, pcm in {"silent": np.zeros(RATE_HZ, np.float32), "long": sound(31.0), "good": sound(2.0)}.items():
+        write_wav(tmp_path / f"{name}.wav", pcm)
+        (tmp_path / f"{name}.txt").write_text(f"call {name}")
+    heard: list[str] = []
+    reporter = CallbackReporter(lambda message: heard.append(message.data.get("message", "")))
+    assert [clip.name for clip in direct.evaluation_clips(tmp_path, reporter)] == ["good.wav"]
+    assert f"left out {tmp_path / 'silent.wav'}: the audio is silent; record it again; is the microphone on?" in heard
+    assert f"left out {tmp_path / 'long.wav'}: 31.0 s long, at most 30 s fit; cut it, or write cues in an .srt" in heard
+
+
+def test_too_few_to_judge_by_are_told() -> None:
+    heard: list[str] = []
+    reporter = CallbackReporter(lambda message: heard.append(message.data["message"]))
+    one = EvaluationClip("a.wav", sound(1.0), "call anna")
+    direct.warn_of_few([one] * 30, Path("mine"), "record more", reporter)
+    assert not heard
+    direct.warn_of_few([], Path("mine"), "record more", reporter)
+    direct.warn_of_few([one], Path("mine"), "record more", reporter)
+    assert heard == [
+        "mine: no held-out clips, the new model is not measured: record more",
+        "mine: held-out clips: 1, with 2 words, are too few to judge by (at least 10 and 60): record more",
+    ]
 
 
 @pytest.mark.torch
