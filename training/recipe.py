@@ -93,6 +93,8 @@ _SURROUNDINGS = {"noise_share": 0.2, "echo_share": 0.2}
 # words each), and with its new words it loses (5.9 % became 8 to 10 %). With fewer clips nothing was measured apart.
 _KNOWN_TOKENS = {"learning_rate": 5e-4, "splice_share": 0.0, "timestamps_share": 0.6, "join_share": 0.5, "epochs": 18.0}
 MANY_CLIPS, SEVERAL_CLIPS = 80, 32
+MOST_EPOCHS = 24.0
+MIN_STEPS = 60  # of wider models, within MOST_EPOCHS: six epochs of ten clips would be six steps; not measured
 _DEFAULT_NAMES = (
     "epochs learning_rate batch_size decoder_rate_x new_words_rate_x ctc_weight splice_share new_words_apart"
 ).split()
@@ -107,6 +109,9 @@ def defaults_for(settings: Settings, d_model: int, clips: int = MANY_CLIPS, *, n
         defaults |= _gentle(clips)
     elif d_model == 128 and not new_tokens:
         defaults |= _KNOWN_TOKENS
+    elif d_model != 128:
+        fewest = MIN_STEPS * (settings.batch_size or defaults["batch_size"]) / clips
+        defaults["epochs"] = max(defaults["epochs"], min(MOST_EPOCHS, fewest))
     missing: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
     return dataclasses.replace(settings, **missing)
 
@@ -123,7 +128,7 @@ def _gentle(clips: int) -> dict[str, float]:
     """
     very_few = clips < SEVERAL_CLIPS
     return {
-        "epochs": min(24.0, 12.0 * MANY_CLIPS / clips),
+        "epochs": min(MOST_EPOCHS, 12.0 * MANY_CLIPS / clips),
         "learning_rate": (8.3e-6 if very_few else 1.16e-5) * clips,
         "new_words_rate_x": 16.0,
         "new_words_apart": 1.0 if very_few else 0.0,

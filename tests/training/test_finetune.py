@@ -289,4 +289,6 @@ def test_defaults_follow_the_models_size() -> None:
     assert (known.join_share, many.join_share, tiny.join_share) == (0.5, 0.0, 0.0)
     assert defaults_for(Settings(), 128, 50, new_tokens=False) == some
     assert defaults_for(Settings(full_share=0.0), 128, 50).full_share == 0.0
+    epochs = [defaults_for(Settings(), 384, clips).epochs for clips in (10, 60, 159, 160, 5_000)]
+    assert epochs == [24.0, 16.0, pytest.approx(6.04, abs=0.01), 6.0, 6.0]
     assert defaults_for(Settings(epochs=1, learning_rate=0.5), 384).learning_rate == 0.5
