@@ -1,7 +1,7 @@
 """Short audio contexts and timestamps in whisper.cpp: what a training leaves of them, and what it mends.
 
-`python -m benchmarks.contexts [VOICE …] [--splits N] [--beam-size N] [--models DIR] [--window-model DIR]`. Three
-tables, on held-out clips: FUTO's audio context beside the full window; timestamps on beside off, with the same training
+`python -m benchmarks.contexts [VOICE …] [--splits N] [--beam-size N] [--models DIR] [--window-model DIR]`. On
+held-out clips: FUTO's audio context beside the full window; timestamps on beside off, with the same training
 without timestamps as its control; and a model that loops in short contexts, taught at all lengths and, as the control,
 in 30 s windows alone. Never with fallback, and with as many beams as FUTO's, or `--beam-size 1` greedily. What is
 promised of timestamps holds greedily, as WhisperKit and whisper.cpp's library decode them; with beams, as `whisper-cli`

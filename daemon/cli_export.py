@@ -34,9 +34,7 @@ def export(
     ] = None,
     vocabulary: Annotated[
         Path | None,
-        typer.Option(
-            help="To compare: words that matter, one a line.", show_default="vocabulary.txt in DATA or the home"
-        ),
+        typer.Option(help="To compare: words that matter, one a line.", show_default="vocabulary.txt of the home"),
     ] = None,
     audio_context: Annotated[
         Literal["dynamic", "full"] | None,
@@ -93,7 +91,7 @@ def _compare(
     from daemon.paths import Paths
     from daemon.terminal import err, plain, print_json, progress_reporter
     from daemon.work.direct import stopping_on_interrupt
-    from daemon.work.evaluation import check_writable, vocabulary_at, write_page
+    from daemon.work.evaluation import check_writable, write_page
     from daemon.work.quantisations import Request, compare_quantisations, usual_context
     from idiolect.transcriber import DecodingOptions
 
@@ -104,7 +102,7 @@ def _compare(
     profiles, profile = profile_named(paths, profile_name)
     format = format or (profile.format if profile else "ggml")
     wanted = audio_context or (profile.audio_context if profile else usual_context(format, profiles))
-    words = vocabulary or vocabulary_at(data, paths.vocabulary_file)
+    words = vocabulary or (paths.vocabulary_file if paths.vocabulary_file.is_file() else None)
     if html:
         check_writable(html)
     request = Request(model, format, data, DecodingOptions(language, wanted), words)

@@ -172,7 +172,7 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Words that matter, one a line, [name] begins a group.",
-            show_default="vocabulary.txt in DATA or the home, else what a stock model among them, or --against, misses",
+            show_default="vocabulary.txt in DATA, else what a stock model among them, or --against, misses",
         ),
     ] = None,
     noise_db: Annotated[
@@ -195,8 +195,7 @@ def evaluate(
     from idiolect.transcriber import DecodingOptions
 
     options = DecodingOptions(language, audio_context, timestamps)
-    words = vocabulary or evaluation.vocabulary_at(data, _paths().vocabulary_file)
-    request = evaluation.Request(tuple(models), data, options, against, words, noise_db, rivals)
+    request = evaluation.Request(tuple(models), data, options, against, vocabulary, noise_db, rivals)
     if html:
         evaluation.check_writable(html)
     with progress_reporter() as reporter, stopping_on_interrupt(reporter):

@@ -27,7 +27,7 @@ MIN_RATE_HZ = 4_000
 _FORMATS = "wav,flac,mp3,mov,ogg,matroska,amr"
 """The only containers the library may recognise: playlist formats would open other files and addresses."""
 _ACCEPTED = "taken are wav, flac, mp3, m4a, ogg, opus, webm, amr and 3gp"
-_UNFINISHED = "if it is still being copied it will be read when it is whole; else copy it again"
+_UNFINISHED = "if it is still being copied, wait until it is whole; else copy it again"
 _SLACK_S = 0.25  # lossy codecs count their run-in and padding differently from their headers
 
 Span = tuple[float, float | None]
@@ -165,7 +165,7 @@ def _audio_stream(path: Path, container: Any) -> Any:  # noqa: ANN401
     stream = container.streams.audio[0]
     if (stream.rate or 0) < MIN_RATE_HZ:
         reason = f"{stream.rate} samples a second cannot carry speech (at least {MIN_RATE_HZ})"
-        raise AudioError(f"{path}: {reason}", "record or convert it again")
+        raise AudioError(f"{path}: {reason}", "record it with 16000 or more")
     return stream
 
 

@@ -145,7 +145,8 @@ def _trained(
     rate_x = 1.0
     while True:
         run = Run(models.pop() if models else load_model(base)[0], train, select, settings, state_dir, reporter)
-        _check_disk(run)
+        if run.processes.main:
+            _check_disk(run)
         load_state(run)
         rate_x = run.rate_x = min(run.rate_x, rate_x)
         try:
@@ -170,11 +171,13 @@ def _check_disk(run: Run) -> None:
     needed = needed_bytes(sum(parameter.numel() for parameter in run.model.parameters()), n_trained)
     if run.state_dir.exists():  # what an interrupted run has written already
         needed -= folder_bytes(run.state_dir)
+    others = run.state_dir.parent.exists() and any(path.is_dir() for path in run.state_dir.parent.iterdir())
     folder, free = run.state_dir.parents[1], free_bytes(run.state_dir.parents[1])
     if free < needed:
         raise JobError(
             f"training needs {needed / 1e9:.1f} GB of disk space, and {folder} has {free / 1e9:.1f} GB left",
-            "free some, or write the model to another disk",
+            f"free some{f' (unfinished trainings: {run.state_dir.parent})' if others else ''}, "
+            "or write the model to another disk",
         )
 
 
@@ -199,7 +202,7 @@ def _examples(
     if cache:
         cache.trim()
     if not train:
-        serve = "those that are left serve to choose the best weights by: add some that say something else"
+        serve = "the others serve to choose the best weights by: add some that say something else"
         hint = skipped[0] if skipped else serve if select else "add recordings with transcripts"
         raise DatasetError(f"none of {len(sources)} clips can be trained on", hint)
     return train, select, skipped

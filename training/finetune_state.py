@@ -38,7 +38,7 @@ def as_os_error(path: Path) -> Iterator[None]:
 
 
 def folder_name(fingerprint: Mapping[str, str]) -> str:
-    """A folder of its own for each training, that one with other settings does not take from it."""
+    """A folder of its own for each training, so that one with other settings leaves its checkpoints alone."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -72,10 +72,13 @@ def save_state(run: Run) -> None:
                 "averaged": run.average.count,
             },
         )
-    if latest.exists():
+    if latest.exists() and run.is_latest_whole:
         shutil.rmtree(previous, ignore_errors=True)
         latest.rename(previous)
+    elif latest.exists():
+        shutil.rmtree(latest)
     next_.rename(latest)
+    run.is_latest_whole = True
     run.reporter.metric(checkpoint_step=run.step)
 
 
@@ -90,16 +93,15 @@ def load_state(run: Run) -> bool:
     if found:
         folder, position, tensors = found
         _restore(run, position, tensors)
+        run.is_latest_whole = folder.name != "previous"  # a damaged one shall not take its place
         run.reporter.metric(continued_at_step=run.step)
-    else:
-        _tell_of_another(run)
+    elif not run.state_dir.exists():
+        _tell_of_others(run)
     if run.processes.sum(run.step) != [run.step * run.processes.count]:
         raise JobError(
             f"process {run.processes.rank} continues at step {run.step}, others elsewhere",
             f"put {run.state_dir.parents[1]} where every machine sees it",
         )
-    if found and folder.name == "previous" and run.processes.main:  # or the damaged one would take its place
-        shutil.rmtree(run.state_dir / "latest", ignore_errors=True)
     return found is not None
 
 
@@ -130,8 +132,8 @@ def _best(run: Run) -> Path:
 def _sweep(run: Run) -> None:
     """Remove what a killed process was writing."""
     if run.processes.main:
-        for pattern in (".*.tmp", ".*.old"):
-            for left in run.state_dir.glob(pattern):
+        for pattern in ("*/.*.tmp", "*/.*.old"):
+            for left in run.state_dir.parent.glob(pattern):
                 shutil.rmtree(left, ignore_errors=True)
 
 
@@ -164,24 +166,16 @@ def _needed(run: Run, position: dict[str, Any]) -> set[str]:
     return {f"model.{name}" for name in trained} | moments | means
 
 
-def _tell_of_another(run: Run) -> None:
-    """The newest checkpoint of a training with other settings stays, until one of them ends; older ones go."""
-    if not run.processes.main:
-        return
-    states = (path for path in run.state_dir.parent.glob("*/latest/state.json") if path.parents[1] != run.state_dir)
-    by_age = sorted(states, key=lambda path: path.stat().st_mtime)
-    for path in by_age[:-1]:
-        shutil.rmtree(path.parents[1], ignore_errors=True)
-    if not by_age:
-        return
-    newest = by_age[-1]
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        theirs = json.loads(newest.read_text())["fingerprint"]
-        other = " and ".join(name for name, value in run.fingerprint.items() if theirs.get(name) != value)
-        run.reporter.warning(
-            f"{newest.parents[1]} was trained with other {other}: the training starts from the beginning "
-            "(to go on with that one, give it the same again)"
-        )
+def _tell_of_others(run: Run) -> None:
+    """Checkpoints of trainings with other settings stay until one of them ends."""
+    for path in sorted(run.state_dir.parent.glob("*/latest/state.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            theirs = json.loads(path.read_text())["fingerprint"]
+            other = " and ".join(name for name, value in run.fingerprint.items() if theirs.get(name) != value)
+            run.reporter.warning(
+                f"{path.parents[1]} was trained with other {other}: the training starts from the beginning "
+                "(to go on with that one, give it the same again)"
+            )
 
 
 def _restore(run: Run, position: dict[str, Any], tensors: dict[str, Any]) -> None:

@@ -66,8 +66,7 @@ class Run:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         _keep_freed_memory()
-        self.settings, self.train_set, self.select_set = settings, train, select
-        self.reporter = reporter
+        self.settings, self.train_set, self.select_set, self.reporter = settings, train, select, reporter
         self.special = special_tokens(model.config.vocab_size)
         self.fingerprint = self._fingerprint(model)
         self.state_dir = state_dir / finetune_state.folder_name(self.fingerprint)
@@ -102,6 +101,7 @@ class Run:
         self.train_s = 0.0
         self.rate_x = 1.0  # halved after the loss diverged
         self.saved_step = 0  # the step of the newest checkpoint
+        self.is_latest_whole = True
 
     def train(self) -> None:
         """Go on from `step` to the end. Raises JobStopped, after saving, when told to, and Diverged."""
@@ -169,7 +169,7 @@ class Run:
             half=self.bf16_on_cpu or self.accelerator.mixed_precision != "no",
             recompute=self.settings.gradient_checkpointing,
         )
-        at_hand = memory.at_hand_bytes(self.accelerator.device) + memory.held_bytes(self.model)
+        at_hand = memory.at_hand_bytes(self.accelerator.device)
         fitted = memory.fit(need, at_hand)
         self.part_positions = fitted.positions
         if fitted.recompute:

@@ -90,22 +90,18 @@ def fit(need: Need, memory_bytes: int) -> Need:
 
 
 def at_hand_bytes(device: Any) -> int:  # noqa: ANN401
-    """Memory a training may take on a torch device, a reserve kept; processes on one CPU share it."""
+    """Memory a training may take on a torch device, its loaded model included, a reserve kept; processes on one CPU
+    share it."""
     if device.type == "cuda":
         import torch
 
         free: int = torch.cuda.mem_get_info(device)[0]
-    else:
-        import psutil
+        return round(free * (1 - RESERVE)) + int(torch.cuda.memory_reserved(device))
+    import psutil
 
-        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # float32 weights are mapped from their file, and so counted as available, until the first step changes them
+    free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return round(free * (1 - RESERVE))
-
-
-def held_bytes(model: Any) -> int:  # noqa: ANN401
-    """What of an estimate a loaded model holds already: its weights and what its device's library took to load them."""
-    weights: int = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return weights + (_RUNTIME_BYTES["cuda"] if model.device.type == "cuda" else 0)
 
 
 def is_shortage(error: BaseException) -> bool:

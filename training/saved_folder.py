@@ -21,7 +21,7 @@ NOT_COPIED = ("model.safetensors.index.json", "config.json", "trainer_state.json
 
 
 def save_checkpoint(run: Run, base: Path, out: Path) -> None:
-    """Write the folder `out` from the best weights, in float16, and the base's own other files; drop the state."""
+    """Write the folder `out` from the best weights, in float16, and the base's other files; drop its checkpoints."""
     model = run.model
     model.load_state_dict(finetune_state.load_best(run), strict=False)
     lora.merge(model)

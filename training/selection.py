@@ -29,7 +29,7 @@ class Selection:
         """Token errors per token, decoded greedily at the clips' own length, and its standard error.
 
         Greedy decoding, because a model can be sure of every next word and still run away from the audio. Where memory
-        runs out, half as much is decoded at once from then on; raises the shortage when one clip is too much.
+        runs out, half as much is decoded at once from then on; raises the shortage when that is less than one window.
         """
         while True:
             try:

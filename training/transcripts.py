@@ -114,7 +114,7 @@ def _read(path: Path, max_bytes: int) -> str:
     try:
         if not path.is_file():  # a pipe would block
             raise DatasetError(
-                f"{path}: not a text file but a folder, a pipe or nothing at all", "give it another name"
+                f"{path}: not a text file but a folder, a pipe or nothing at all", "put a text file there"
             )
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)

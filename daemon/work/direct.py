@@ -78,7 +78,7 @@ def train(
     places = output_folders(models, out)
     bases = [base_models.resolve(model, cache) for model in models]
     reporter.stage("prepare")
-    left_out = _LeftOut(reporter)
+    left_out = _LeftOut(reporter, *filter(None, (train_data, validation_data)))
     sides = _sides(_read(train_data, left_out), all_teach=validation_data is not None)
     if not validation_data and (train_data / VALIDATION).is_dir() and not any(clip.side for clip in sides["held-out"]):
         told = "holds no recording with its text: a fifth of the others is held out instead"
@@ -93,7 +93,8 @@ def train(
     if is_main():
         place = validation_data or train_data
         judged = _unheard(_evaluation_clips(held_out, place, reporter, left_out), sources, reporter)
-        more = f"put more into {place}" if validation_data else "name some by --val-data"
+        into = validation_data or (declared if (declared := train_data / VALIDATION).is_dir() else None)
+        more = f"put more into {into}" if into else "name some by --val-data"
         warn_of_few(judged, place, more, reporter)
     options = DecodingOptions(language)
     trained = [
@@ -106,22 +107,22 @@ def train(
 
 
 def output_folders(models: Sequence[str], out: Path) -> list[Path]:
-    """Where each model goes. Raises UsageError for two of one name, where something stands in the way, and where
-    nothing can be written, before hours are spent on what it shall hold.
+    """Where each model goes.
 
-    What the same command made before it was stopped does not.
+    Raises UsageError for two of one name; where something stands in the way, other than what the same command made
+    before it was stopped; and where nothing can be written, before hours are spent on what it shall hold.
     """
     names = [Path(model).name for model in models]
     if len(set(names)) < len(names):
         raise UsageError(f"two models are called alike: {', '.join(models)}", "train them one after the other")
     places = [out] if len(models) == 1 else [out / name for name in names]
     for place in places:
-        if place.exists() and not is_noted(place):
+        if os.path.exists(place) and not is_noted(place):  # noqa: PTH110  Path's raises in a closed folder
             raise _in_the_way(place)
-    above = next(folder for folder in places[0].absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        reason = "cannot be written" if above.is_dir() else "is no folder"
-        raise UsageError(f"cannot write {out}: {above} {reason}", "name an --output in a folder that is yours")
+    above = next(folder for folder in places[0].absolute().parents if os.path.exists(folder))  # noqa: PTH110
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = "belongs to somebody else" if above.is_dir() else "is no folder"
+        raise UsageError(f"cannot write {out}: {above} {reason}", "name an --output in a folder of yours")
     return places
 
 
@@ -130,8 +131,10 @@ def _in_the_way(place: Path) -> UsageError:
 
 
 def evaluation_clips(folder: Path, reporter: Reporter) -> list[EvaluationClip]:
-    """What `folder` holds to score on: the clips of its validation/ where it has one, else all. Raises DatasetError."""
-    left_out = _LeftOut(reporter)
+    """What `folder` holds to score on: the clips of its validation/ where it has one, else all; those that no model can
+    hear are told. Raises DatasetError.
+    """
+    left_out = _LeftOut(reporter, folder)
     clips = _read(folder, left_out)
     if (folder / VALIDATION).is_dir():
         clips = [clip for clip in clips if clip.side == "held-out"]
@@ -272,17 +275,18 @@ def _scored(
 class _LeftOut:
     """Recordings that cannot be used: told as they are found, and kept for the count."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, *folders: Path) -> None:
         self.found: list[str] = []
-        self._reporter = reporter
+        self._reporter, self._folders = reporter, folders
 
     def __call__(self, path: Path, reason: str) -> None:
-        self.found.append(f"{path}: {reason.removeprefix(f'{path}: ')}")
+        folder = next(folder for folder in self._folders if path.is_relative_to(folder))
+        self.found.append(f"{path.relative_to(folder).as_posix()}: {reason.removeprefix(f'{path}: ')}")
         self._reporter.warning(f"left out {self.found[-1]}")
 
 
 def warn_of_few(judged: Sequence[EvaluationClip], folder: Path, more: str, reporter: Reporter) -> None:
-    """Tell where the held-out clips are too few to say which model is better, and what would give `more`."""
+    """Tell where `judged`, from `folder`, are too few to say which model is better; `more` is how to get more."""
     from training.split import MIN_JUDGED_CLIPS, MIN_JUDGED_WORDS, is_judgeable
 
     words = sum(len(clip.text.split()) for clip in judged)
@@ -290,7 +294,7 @@ def warn_of_few(judged: Sequence[EvaluationClip], folder: Path, more: str, repor
         reporter.warning(f"{folder}: no held-out clips, the new model is not measured: {more}")
     elif not is_judgeable(len(judged), words):
         reporter.warning(
-            f"{folder}: held-out clips: {len(judged)}, with {words} words, are too few to judge by "
+            f"{folder}: clips to judge by: {len(judged)}, with {words} words, are too few "
             f"(at least {MIN_JUDGED_CLIPS} and {MIN_JUDGED_WORDS}): {more}"
         )
 
@@ -348,7 +352,9 @@ def _unheard(judged: Sequence[EvaluationClip], sources: Sequence[Source], report
     taught = {pcm_sha256(source.pcm) for source in sources}
     unheard = [clip for clip in judged if pcm_sha256(clip.pcm) not in taught]
     if known := len(judged) - len(unheard):
-        reporter.warning(f"held-out clips that are also among those to learn from: {known}, not scored")
+        reporter.warning(
+            f"left out {known} of {len(judged)} clips to judge by: they are also among those to learn from"
+        )
     return unheard
 
 

@@ -11,7 +11,7 @@ from zlib import crc32
 
 from daemon.work.direct import evaluation_clips, open_model, warn_of_few
 from idiolect.child import Reporter
-from idiolect.errors import CheckpointError, DatasetError, IdiolectError, UsageError
+from idiolect.errors import CheckpointError, DatasetError, IdiolectError, JobError, JobStopped, UsageError
 from idiolect.files import folder_bytes, write_text
 from idiolect.transcriber import DecodingOptions
 from training import base_models
@@ -47,7 +47,7 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
     those that one of them was trained on.
 
     What the user wrote is checked before the first model is loaded. Raises DatasetError, UsageError, CheckpointError,
-    ArtifactError, RuntimeFailed, JobStopped.
+    ArtifactError, RuntimeFailed, JobError, JobStopped.
     """
     from training.compare import compare
     from training.scoring import basic_normalize
@@ -60,7 +60,9 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
     reference = request.against or request.models[0]
     asked = [*request.models, *([] if reference in request.models else [reference])]
     facts = [facts_of(model, cache) for model in asked]
-    vocabulary = read_vocabulary(request.vocabulary) if request.vocabulary else None
+    beside = request.data / "vocabulary.txt"
+    words = request.vocabulary or (beside if beside.is_file() else None)
+    vocabulary = read_vocabulary(words) if words else None
     reporter.stage("read")
     clips = unlearnt(asked, evaluation_clips(request.data, reporter), reporter)
     if not any(basic_normalize(clip.text) for clip in clips):
@@ -70,7 +72,9 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
     for rival in rivals(facts, cache) if request.rivals else ():
         try:
             scored.append(_score(rival, facts_of(rival, cache), clips, request, cache, reporter))
-        except (CheckpointError, UsageError) as error:
+        except JobStopped:
+            raise
+        except (CheckpointError, UsageError, JobError) as error:
             reporter.warning(f"left out {rival}: {error.message}")
     return compare(
         scored,
@@ -118,11 +122,6 @@ def missing_rivals(comparison: Comparison) -> list[str]:
         return []
     facts = [result.scored.facts for result in comparison.results]
     return list(dict.fromkeys(tier for _, tier in promised(facts, base_models.TIERS)))
-
-
-def vocabulary_at(data: Path, home_file: Path) -> Path | None:
-    """The words that matter where no file of them is named: those in the recordings' folder, else the home's."""
-    return next((path for path in (data / home_file.name, home_file) if path.is_file()), None)
 
 
 def check_writable(path: Path) -> None:

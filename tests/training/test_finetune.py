@@ -196,7 +196,7 @@ def test_a_clip_longer_than_nano_ever_heard_trains_with_timestamps(nano: Path, t
     assert finetune(nano, long, tmp_path / "me", settings).steps == 1
 
 
-def test_time_and_memory_are_estimated(nano: Path, sources: list[Source], tmp_path: Path) -> None:
+def test_memory_is_estimated(nano: Path, sources: list[Source], tmp_path: Path) -> None:
     messages: list[Message] = []
     settings = dataclasses.replace(QUICK, max_steps=14, epochs=6)
     finetune(nano, sources, tmp_path / "me", settings, CallbackReporter(messages.append))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.memory import GPU_LIMIT_BYTES, MOST_OFF, SMALL_ON_GPU, measure
-from training.memory import MIN_POSITIONS, Need, Shape, at_hand_bytes, estimate_peak_bytes, fit, held_bytes, is_shortage
+from training.memory import MIN_POSITIONS, Need, Shape, at_hand_bytes, estimate_peak_bytes, fit, is_shortage
 
 TINY = Shape(384, 4, 4, 51_865, 37_760_640, 37_184_640)
 
@@ -27,12 +26,14 @@ def test_small_fits_a_gpu_of_8_gb() -> None:
     assert not fitted.recompute
 
 
-def test_what_a_model_holds_already_counts_as_free() -> None:
-    weight = SimpleNamespace(numel=lambda: SMALL_ON_GPU.shape.parameters, element_size=lambda: 4)
-    model = SimpleNamespace(parameters=lambda: [weight], device=SimpleNamespace(type="cuda"))
-    context = 500_000_000
-    free = (8 << 30) - context - 4 * SMALL_ON_GPU.shape.parameters
-    fitted = fit(SMALL_ON_GPU, round(0.9 * free) + held_bytes(model))
+@pytest.mark.torch
+def test_what_a_gpu_holds_already_counts_as_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    weights, context = 4 * SMALL_ON_GPU.shape.parameters, 500_000_000
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((8 << 30) - weights - context, 8 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: weights)
+    fitted = fit(SMALL_ON_GPU, at_hand_bytes(torch.device("cuda")))
     assert (fitted.positions, fitted.recompute) == (3_000, False)
 
 

@@ -20,10 +20,9 @@ from daemon.work.evaluation import (
     facts_of,
     missing_rivals,
     release_lines,
-    vocabulary_at,
 )
 from idiolect.child import CallbackReporter, Reporter
-from idiolect.errors import DatasetError, IdiolectError, UsageError
+from idiolect.errors import DatasetError, IdiolectError, JobError, UsageError
 from idiolect.transcriber import DecodingOptions
 from tests.daemon.sync.publishing import candidate
 from tests.training.parrots import Parrot, compared
@@ -98,22 +97,21 @@ def test_the_reference_may_be_a_model_of_its_own(data: Path, cache: Path, nano: 
     assert (again.reference, len(again.results)) == (1, 2)
 
 
-def test_the_words_beside_the_recordings_count_before_the_homes(data: Path, tmp_path: Path) -> None:
-    home = tmp_path / "vocabulary.txt"
-    assert vocabulary_at(data, home) is None
-    home.write_text("zeroconf")
-    assert vocabulary_at(data, home) == home
+def test_the_words_beside_the_recordings_count(data: Path, cache: Path, tmp_path: Path, opened: list[str]) -> None:
     (data / "vocabulary.txt").write_text("mekolet")
-    assert vocabulary_at(data, home) == data / "vocabulary.txt"
+    (tmp_path / "mine.txt").write_text("zeroconf")
+    for named, term in ((None, "mekolet"), (tmp_path / "mine.txt", "zeroconf")):
+        found = evaluate(Request(("nano",), data, vocabulary=named), cache, Reporter()).to_json()
+        assert term in json.dumps(found["vocabulary"])
 
 
-def test_one_clip_is_too_few_and_told(data: Path, cache: Path, opened: list[str]) -> None:
+def test_few_clips_are_told(data: Path, cache: Path, opened: list[str]) -> None:
     told: list[str] = []
     reporter = CallbackReporter(lambda m: told.append(m.data["message"]) if m.kind == "warning" else None)
     evaluate(Request(("nano",), data), cache, reporter)
     assert len(told) == 1
-    assert told[0].startswith(f"{data}: held-out clips: 2, with")
-    assert told[0].endswith("are too few to judge by (at least 10 and 60): record more")
+    assert told[0].startswith(f"{data}: clips to judge by: 2, with")
+    assert told[0].endswith("are too few (at least 10 and 60): record more")
 
 
 def test_rivals_at_hand_join_unless_unwanted(
@@ -132,12 +130,13 @@ def test_rivals_at_hand_join_unless_unwanted(
     assert evaluate(Request(("me",), data, rivals=False), cache, Reporter()).promises == ()
 
 
-def test_a_damaged_rival_is_left_out_with_a_warning(
-    data: Path, cache: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("wrong", [UsageError("base is damaged"), JobError("base is damaged")])
+def test_a_rival_that_cannot_be_heard_is_left_out_with_a_warning(
+    data: Path, cache: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch, wrong: IdiolectError
 ) -> None:
     def facts(model: str, cache: Path) -> Facts:
         if model == "base":
-            raise UsageError("base is damaged")
+            raise wrong
         return Facts("tiny")
 
     monkeypatch.setattr(evaluation, "facts_of", facts)
