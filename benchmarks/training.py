@@ -77,8 +77,7 @@ def main() -> int:
 
 
 def train_by_recipe(base: Path, sources: Sequence[Source], settings: Settings, out: Path) -> float:
-    """Fine-tune as transformers' own guides do, without timestamps; seconds that the steps took, by those after the
-    first, which is slower."""
+    """Fine-tune as transformers' own guides do, without timestamps; seconds of the steps, the first as the others."""
     from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
     ends_s: list[float] = []

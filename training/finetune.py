@@ -171,7 +171,7 @@ def _check_disk(run: Run) -> None:
     needed = needed_bytes(sum(parameter.numel() for parameter in run.model.parameters()), n_trained)
     if run.state_dir.exists():  # what an interrupted run has written already
         needed -= folder_bytes(run.state_dir)
-    others = run.state_dir.parent.exists() and any(path.is_dir() for path in run.state_dir.parent.iterdir())
+    others = any(path.is_dir() and path != run.state_dir for path in run.state_dir.parent.glob("*"))
     folder, free = run.state_dir.parents[1], free_bytes(run.state_dir.parents[1])
     if free < needed:
         raise JobError(

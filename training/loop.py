@@ -100,8 +100,7 @@ class Run:
         self.best_errors = math.inf
         self.train_s = 0.0
         self.rate_x = 1.0  # halved after the loss diverged
-        self.saved_step = 0  # the step of the newest checkpoint
-        self.is_latest_whole = True
+        self.saved_step, self.is_latest_whole = 0, True  # the step of the newest checkpoint, and whether it can be read
 
     def train(self) -> None:
         """Go on from `step` to the end. Raises JobStopped, after saving, when told to, and Diverged."""

@@ -91,11 +91,9 @@ def train(
     ]
     judged: list[EvaluationClip] = []
     if is_main():
-        place = validation_data or train_data
-        judged = _unheard(_evaluation_clips(held_out, place, reporter, left_out), sources, reporter)
-        into = validation_data or (declared if (declared := train_data / VALIDATION).is_dir() else None)
-        more = f"put more into {into}" if into else "name some by --val-data"
-        warn_of_few(judged, place, more, reporter)
+        folder = validation_data or train_data
+        judged = _unheard(_evaluation_clips(held_out, folder, reporter, left_out), sources, reporter)
+        warn_of_few(judged, folder, _more(train_data, validation_data), reporter)
     options = DecodingOptions(language)
     trained = [
         _taught(model, base, sources, place, settings, judged, options, cache, reporter, left_out.found)
@@ -297,6 +295,12 @@ def warn_of_few(judged: Sequence[EvaluationClip], folder: Path, more: str, repor
             f"{folder}: clips to judge by: {len(judged)}, with {words} words, are too few "
             f"(at least {MIN_JUDGED_CLIPS} and {MIN_JUDGED_WORDS}): {more}"
         )
+
+
+def _more(train_data: Path, validation_data: Path | None) -> str:
+    """How the user names more clips to judge by."""
+    folder = validation_data or train_data / VALIDATION
+    return f"put more into {folder}" if folder.is_dir() else "name some by --val-data"
 
 
 def _read(folder: Path, left_out: _LeftOut) -> list[Clip]:
