@@ -165,7 +165,7 @@ def test_a_clip_that_cannot_teach_is_left_out_and_counted(nano: Path, sources: l
     with pytest.raises(DatasetError, match="none of 1 clips"):
         finetune(nano, [bad], tmp_path / "other", settings)
     chosen_by = [source for source in sources if source.select]
-    with pytest.raises(DatasetError, match="none of 2 clips can be trained on\nthose that are left serve to choose"):
+    with pytest.raises(DatasetError, match="none of 2 clips can be trained on\nthe others serve to choose"):
         finetune(nano, chosen_by, tmp_path / "other", settings)
 
 
