@@ -17,7 +17,7 @@ from idiolect.whisper import special_tokens
 from training.decode import load_model
 from training.examples import Example, ExampleMaker
 from training.mel_cache import MelCache
-from training.memory import is_shortage
+from training.memory import shortages_told
 from training.recipe import Settings, defaults_for
 from training.rows import may_be_new
 
@@ -85,7 +85,7 @@ def finetune(
     settings = _filled_in(settings, model, train)
     models = [model]
     del model
-    with _shortages_told():
+    with shortages_told(), _full_disk_told():
         run = _trained(base, models, train, select, settings, out.with_name(out.name + ".state"), reporter)
         if run.processes.main:
             save_checkpoint(run, base, out)
@@ -106,19 +106,14 @@ def finetune(
 
 
 @contextlib.contextmanager
-def _shortages_told() -> Iterator[None]:
-    """Where memory or disk end and no step could do with less: JobError."""
+def _full_disk_told() -> Iterator[None]:
+    """JobError where the disk ends."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise JobError(f"the disk is full: {error}", "free some space; the same command goes on") from error
-    except (RuntimeError, MemoryError) as error:
-        if not is_shortage(error):
-            raise
-        hint = "close other programs, choose a smaller tier, or train adapters alone (--lora; in config.toml: lora)"
-        raise JobError("out of memory", hint) from error
 
 
 def _filled_in(settings: Settings, model: Any, train: Sequence[Example]) -> Settings:  # noqa: ANN401
@@ -171,13 +166,11 @@ def _check_disk(run: Run) -> None:
     needed = needed_bytes(sum(parameter.numel() for parameter in run.model.parameters()), n_trained)
     if run.state_dir.exists():  # what an interrupted run has written already
         needed -= folder_bytes(run.state_dir)
-    others = any(path.is_dir() and path != run.state_dir for path in run.state_dir.parent.glob("*"))
     folder, free = run.state_dir.parents[1], free_bytes(run.state_dir.parents[1])
     if free < needed:
         raise JobError(
             f"training needs {needed / 1e9:.1f} GB of disk space, and {folder} has {free / 1e9:.1f} GB left",
-            f"free some{f' (unfinished trainings: {run.state_dir.parent})' if others else ''}, "
-            "or write the model to another disk",
+            f"free some (unfinished trainings lie in {run.state_dir.parent}), or write the model to another disk",
         )
 
 

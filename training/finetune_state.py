@@ -85,8 +85,8 @@ def save_state(run: Run) -> None:
 def load_state(run: Run) -> bool:
     """Continue from the newest whole checkpoint of this very run; True when there is one.
 
-    A checkpoint of another run, which stays, or one that cannot be read, is told. Raises JobError where several
-    processes do not find the same one.
+    A checkpoint of another run, which stays, or one that is damaged, is told. Raises JobError where one cannot be
+    read, and where several processes do not find the same one.
     """
     _sweep(run)
     found = _newest(run)
@@ -130,8 +130,12 @@ def _best(run: Run) -> Path:
 
 
 def _sweep(run: Run) -> None:
-    """Remove what a killed process was writing."""
+    """Remove what a killed process was writing, and put back what it had not replaced yet."""
     if run.processes.main:
+        for old in run.state_dir.parent.glob("*/.*.old"):
+            place = old.with_name(old.name.split(".")[1])
+            if not place.exists():
+                old.rename(place)
         for pattern in ("*/.*.tmp", "*/.*.old"):
             for left in run.state_dir.parent.glob(pattern):
                 shutil.rmtree(left, ignore_errors=True)
@@ -150,8 +154,12 @@ def _newest(run: Run) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
             if _needed(run, position) <= tensors.keys():
                 return folder, position, tensors
             reason = "tensors are missing"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {error}"
+        except OSError as error:  # which may pass, and then it is whole
+            raise JobError(
+                f"{folder} cannot be read: {error.strerror or error}", "make it readable; the same command goes on"
+            ) from error
         instead = "the training starts from the beginning" if folder == folders[-1] else "the one before it is tried"
         run.reporter.warning(f"{folder} is damaged ({reason}): {instead}; if that comes again, check the disk")
     return None

@@ -8,10 +8,13 @@ layers with scaled-dot-product attention, and a sixth for what allocators waste,
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
+
+from idiolect.errors import JobError
 
 MIN_POSITIONS = 1_500  # one 30 s window is never cut
 RESERVE = 0.1  # of what is free stays free
@@ -24,6 +27,7 @@ _CROSS = {False: 8.0, True: 8.0}  # keys and values of a decoder layer, per enco
 _STEM = {False: 24.0, True: 16.0}  # the two convolutions, whose first works on two frames a position
 _RECOMPUTED = 4.0  # per layer and position: its input alone
 _LOGITS = 3 * _FLOAT  # logits, their softmax, and its gradient
+_SHORTAGES = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 _RUNTIME_BYTES = {"cpu": 130_000_000, "cuda": 500_000_000}  # kernels, workspaces, a CUDA context
 
 
@@ -104,10 +108,22 @@ def at_hand_bytes(device: Any) -> int:  # noqa: ANN401
     return round(free * (1 - RESERVE))
 
 
+@contextlib.contextmanager
+def shortages_told() -> Iterator[None]:
+    """JobError where memory ends."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+        hint = "close other programs, choose a smaller tier, or train adapters alone (--lora; in config.toml: lora)"
+        raise JobError("out of memory", hint) from error
+
+
 def is_shortage(error: BaseException) -> bool:
     """True for the errors by which torch and Python say that memory ran out."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return any(sign in str(error).lower() for sign in ("can't allocate memory", "not enough memory", "out of memory"))
+    return any(sign in str(error).lower() for sign in _SHORTAGES)

@@ -94,7 +94,7 @@ _SURROUNDINGS = {"noise_share": 0.2, "echo_share": 0.2}
 _KNOWN_TOKENS = {"learning_rate": 5e-4, "splice_share": 0.0, "timestamps_share": 0.6, "join_share": 0.5, "epochs": 18.0}
 MANY_CLIPS, SEVERAL_CLIPS = 80, 32
 MOST_EPOCHS = 24.0
-MIN_STEPS = 60  # of other models, within MOST_EPOCHS: six epochs of ten clips would be six steps; not measured
+MIN_STEPS = 60  # or more, of other models, within MOST_EPOCHS: six epochs of ten clips would be six steps; not measured
 _DEFAULT_NAMES = (
     "epochs learning_rate batch_size decoder_rate_x new_words_rate_x ctc_weight splice_share new_words_apart"
 ).split()

@@ -119,7 +119,7 @@ def output_folders(models: Sequence[str], out: Path) -> list[Path]:
             raise _in_the_way(place)
     above = next(folder for folder in places[0].absolute().parents if os.path.exists(folder))  # noqa: PTH110
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        reason = "belongs to somebody else" if above.is_dir() else "is no folder"
+        reason = "cannot be written" if above.is_dir() else "is no folder"
         raise UsageError(f"cannot write {out}: {above} {reason}", "name an --output in a folder of yours")
     return places
 
@@ -277,17 +277,18 @@ class _LeftOut:
         self.found: list[str] = []
         self._reporter, self._folders = reporter, folders
 
-    def __call__(self, path: Path, reason: str) -> None:
+    def __call__(self, path: Path, reason: str, at: str = "") -> None:
         folder = next(folder for folder in self._folders if path.is_relative_to(folder))
-        self.found.append(f"{path.relative_to(folder).as_posix()}: {reason.removeprefix(f'{path}: ')}")
+        self.found.append(f"{path.relative_to(folder).as_posix()}{at}: {reason.removeprefix(f'{path}: ')}")
         self._reporter.warning(f"left out {self.found[-1]}")
 
 
 def warn_of_few(judged: Sequence[EvaluationClip], folder: Path, more: str, reporter: Reporter) -> None:
     """Tell where `judged`, from `folder`, are too few to say which model is better; `more` is how to get more."""
+    from training.scoring import basic_normalize
     from training.split import MIN_JUDGED_CLIPS, MIN_JUDGED_WORDS, is_judgeable
 
-    words = sum(len(clip.text.split()) for clip in judged)
+    words = sum(len(basic_normalize(clip.text).split()) for clip in judged)
     if not judged:
         reporter.warning(f"{folder}: no held-out clips, the new model is not measured: {more}")
     elif not is_judgeable(len(judged), words):
@@ -328,7 +329,7 @@ def _decoded(clips: Sequence[Clip], reporter: Reporter, left_out: _LeftOut) -> I
         try:
             yield clip, decode(clip.path, clip.start_s, clip.end_s)
         except (AudioError, OSError) as error:
-            left_out(clip.path, error.told if isinstance(error, IdiolectError) else str(error))
+            left_out(clip.path, error.told if isinstance(error, IdiolectError) else str(error), _at(clip))
         reporter.progress(done + 1, len(clips), "clips")
 
 
@@ -343,7 +344,7 @@ def _evaluation_clips(
         try:
             check_audible(pcm)
         except DatasetError as error:
-            left_out(clip.path, error.told)
+            left_out(clip.path, error.told, _at(clip))
         else:
             found.append(EvaluationClip(_name(clip, folder), pcm, clip.text, clip.language or ""))
     return found
@@ -363,6 +364,9 @@ def _unheard(judged: Sequence[EvaluationClip], sources: Sequence[Source], report
 
 
 def _name(clip: Clip, folder: Path) -> str:
-    """Where a clip lies in `folder`, and when it begins where the recording holds more."""
-    name = clip.path.relative_to(folder).as_posix()
-    return name if clip.end_s is None else f"{name} at {clip.start_s:.1f} s"
+    return clip.path.relative_to(folder).as_posix() + _at(clip)
+
+
+def _at(clip: Clip) -> str:
+    """When a clip begins, where its recording holds more."""
+    return "" if clip.end_s is None else f" at {clip.start_s:.1f} s"

@@ -50,6 +50,7 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
     ArtifactError, RuntimeFailed, JobError, JobStopped.
     """
     from training.compare import compare
+    from training.memory import shortages_told
     from training.scoring import basic_normalize
     from training.vocabulary import read_vocabulary
 
@@ -61,7 +62,7 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
     asked = [*request.models, *([] if reference in request.models else [reference])]
     facts = [facts_of(model, cache) for model in asked]
     beside = request.data / "vocabulary.txt"
-    words = request.vocabulary or (beside if beside.is_file() else None)
+    words = request.vocabulary or (beside if os.path.isfile(beside) else None)  # noqa: PTH113  Path's raises where closed
     vocabulary = read_vocabulary(words) if words else None
     reporter.stage("read")
     clips = unlearnt(asked, evaluation_clips(request.data, reporter), reporter)
@@ -71,7 +72,8 @@ def evaluate(request: Request, cache: Path, reporter: Reporter) -> Comparison:
     scored = [_score(model, fact, clips, request, cache, reporter) for model, fact in zip(asked, facts, strict=True)]
     for rival in rivals(facts, cache) if request.rivals else ():
         try:
-            scored.append(_score(rival, facts_of(rival, cache), clips, request, cache, reporter))
+            with shortages_told():
+                scored.append(_score(rival, facts_of(rival, cache), clips, request, cache, reporter))
         except JobStopped:
             raise
         except (CheckpointError, UsageError, JobError) as error:

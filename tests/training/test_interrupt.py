@@ -135,6 +135,36 @@ def test_the_newest_checkpoint_counts_between_its_two_renames(nano: Path, tmp_pa
     assert not warnings(heard)
 
 
+def test_what_a_kill_left_between_two_renames_is_put_back(nano: Path, tmp_path: Path) -> None:
+    few = dataclasses.replace(SETTINGS, max_steps=4)
+    _stopped_at(nano, tmp_path / "me", 3, few)
+    latest = state(tmp_path / "me") / "latest"
+    latest.rename(latest.with_name(".next.0123abcd.old"))
+    heard: list[Message] = []
+    _stopped_at(nano, tmp_path / "me", 4, few, heard)
+    assert values(heard, "continued_at_step") == [3]
+    assert not list(latest.parent.glob(".*"))
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = dataclasses.replace(SETTINGS, max_steps=4)
+    _stopped_at(nano, tmp_path / "me", 3, few)
+    latest = state(tmp_path / "me") / "latest"
+
+    def stale(run: object, position: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune_state, "_needed", stale)
+        with pytest.raises(JobError, match=f"{latest} cannot be read: Stale file handle"):
+            train(nano, tmp_path / "me", few, [])
+    heard: list[Message] = []
+    train(nano, tmp_path / "me", few, heard)
+    assert values(heard, "continued_at_step") == [3]
+
+
 def test_a_training_with_other_settings_leaves_a_stopped_one_alone(nano: Path, tmp_path: Path) -> None:
     few, other, third = (dataclasses.replace(SETTINGS, max_steps=steps) for steps in (5, 4, 3))
     _stopped_at(nano, tmp_path / "me", 3, few)

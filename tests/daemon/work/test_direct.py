@@ -170,9 +170,12 @@ def test_what_no_model_can_hear_is_not_scored(tmp_path: Path) -> None:
     for name, pcm in {"silent": np.zeros(RATE_HZ, np.float32), "long": sound(31.0), "good": sound(2.0)}.items():
         write_wav(tmp_path / f"{name}.wav", pcm)
         (tmp_path / f"{name}.txt").write_text(f"call {name}")
+    write_wav(tmp_path / "talk.wav", np.zeros(4 * RATE_HZ, np.float32))
+    (tmp_path / "talk.srt").write_text("1\n00:00:01,500 --> 00:00:03,000\ncall anna")
     heard: list[str] = []
     reporter = CallbackReporter(lambda message: heard.append(message.data.get("message", "")))
     assert [clip.name for clip in direct.evaluation_clips(tmp_path, reporter)] == ["good.wav"]
+    assert "left out talk.wav at 1.3 s: the audio is silent; record it again; is the microphone on?" in heard
     assert "left out silent.wav: the audio is silent; record it again; is the microphone on?" in heard
     assert "left out long.wav: 31.0 s long, at most 30 s fit; cut it, or write cues in an .srt" in heard
 

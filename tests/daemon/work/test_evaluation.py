@@ -22,7 +22,7 @@ from daemon.work.evaluation import (
     release_lines,
 )
 from idiolect.child import CallbackReporter, Reporter
-from idiolect.errors import DatasetError, IdiolectError, JobError, UsageError
+from idiolect.errors import DatasetError, IdiolectError, UsageError
 from idiolect.transcriber import DecodingOptions
 from tests.daemon.sync.publishing import candidate
 from tests.training.parrots import Parrot, compared
@@ -130,9 +130,11 @@ def test_rivals_at_hand_join_unless_unwanted(
     assert evaluate(Request(("me",), data, rivals=False), cache, Reporter()).promises == ()
 
 
-@pytest.mark.parametrize("wrong", [UsageError("base is damaged"), JobError("base is damaged")])
+@pytest.mark.parametrize(
+    ("wrong", "said"), [(UsageError("base is damaged"), "base is damaged"), (MemoryError(), "out of memory")]
+)
 def test_a_rival_that_cannot_be_heard_is_left_out_with_a_warning(
-    data: Path, cache: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch, wrong: IdiolectError
+    data: Path, cache: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch, wrong: Exception, said: str
 ) -> None:
     def facts(model: str, cache: Path) -> Facts:
         if model == "base":
@@ -144,7 +146,7 @@ def test_a_rival_that_cannot_be_heard_is_left_out_with_a_warning(
     told: list[str] = []
     reporter = CallbackReporter(lambda m: told.append(m.data["message"]) if m.kind == "warning" else None)
     assert len(evaluate(Request(("me",), data), cache, reporter).results) == 1
-    assert told[1:] == ["left out base: base is damaged"]
+    assert told[1:] == [f"left out base: {said}"]
 
 
 def test_missing_rivals_are_named_for_tuned_models_alone() -> None:
