@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from exporters.mlpackage import MODEL, WEIGHTS
 from exporters.whisperkit import SPEC_VERSION
-from idiolect.errors import ArtifactError, RuntimeFailed, require
+from idiolect.errors import ArtifactError, RuntimeFailed, first_line, require
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -98,7 +98,7 @@ class Program:
             found = results if isinstance(results, tuple | list) else (results,)
             return list(zip(step.outputs, found, strict=True))
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
-            name, reason = step.outputs[0][0], str(error).splitlines()[0]
+            name, reason = step.outputs[0][0], first_line(error)
             raise RuntimeFailed(f"{self._name}: {step.op} for {name} cannot be computed: {reason}", _HINT) from error
 
 
@@ -118,7 +118,7 @@ def _load(package: Path) -> tuple[list[_Step], tuple[str, ...]]:
         found = [_step(op, known) for op in body.operations]
         return [step for step in found if step], tuple(var.name for var in body.outputs)
     except Exception as error:  # whatever a damaged program makes of coremltools' reader
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ArtifactError(f"{package.name} cannot be read: {reason}", _HINT) from error
 
 

@@ -39,11 +39,6 @@ class IdiolectError(Exception):
         self.hint = hint
 
     @property
-    def told(self) -> str:
-        """Message and hint in one line."""
-        return f"{self.message}; {self.hint}" if self.hint else self.message
-
-    @property
     def kind(self) -> str:
         """The class name, as it travels in a child process's error message."""
         return type(self).__name__
@@ -148,6 +143,16 @@ class ModelRefused(SyncError):
 
 class HookFailed(SyncError):
     exit_code = 7
+
+
+def one_line(error: Exception) -> str:
+    """What an error says: ours with its hint, another as it is."""
+    return "; ".join(filter(None, (error.message, error.hint))) if isinstance(error, IdiolectError) else str(error)
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says at its beginning, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def require(package: str, extra: str) -> None:

@@ -20,7 +20,7 @@ from functools import cache as remember
 from functools import partial
 from pathlib import Path
 
-from idiolect.errors import CheckpointError, SyncError, UsageError, require
+from idiolect.errors import CheckpointError, SyncError, UsageError, first_line, require
 from idiolect.files import folder_bytes, replacing_folder, write_text
 
 NANO_ARCHIVE = Path(__file__).parent / "data" / "nano.tar.xz"
@@ -132,7 +132,7 @@ def fetch(reference: str, cache: Path, on_progress: Callable[[int, int], None] |
             (_hub_cache() / _hub_folder(repo) / "refs").mkdir(exist_ok=True)
             write_text(_hub_cache() / _hub_folder(repo) / "refs" / "main", info.sha or "")
     except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, OSError) as error:
-        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        reason = first_line(error)
         hint = "check the name and the network, then run it again: it goes on where it was"
         raise SyncError(f"could not download {repo}: {reason}", hint) from error
     return resolve(reference, cache)

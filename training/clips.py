@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from idiolect.errors import DatasetError
+from idiolect.errors import DatasetError, one_line
 from idiolect.whisper import LANGUAGES, MAX_S
 from training.split import Side
 from training.sync_names import is_ignored
@@ -110,7 +110,7 @@ def read_folder(folder: Path, on_problem: OnProblem | None = None) -> list[Clip]
         except DatasetError as error:
             if on_problem is None:
                 raise
-            on_problem(audio, error.told)
+            on_problem(audio, one_line(error))
             continue
         if not found:
             silent += 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from idiolect.errors import CheckpointError, JobError, UsageError, require
+from idiolect.errors import CheckpointError, JobError, UsageError, first_line, require
 from idiolect.transcriber import DecodingOptions, Transcription
 from idiolect.whisper import LANGUAGES, MAX_POSITIONS, RATE_HZ, audio_context, special_tokens
 from training.memory import is_shortage
@@ -60,7 +60,7 @@ def load_model(folder: Path) -> tuple[WhisperForConditionalGeneration, Any]:
             raise JobError(
                 f"out of memory: {folder} does not fit", "close other programs, or name a smaller model"
             ) from error
-        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(f"cannot load {folder}: {reason}", "copy or download the model again") from error
     return model, tokenizer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idiolect.child import Reporter
-from idiolect.errors import DatasetError, JobError
+from idiolect.errors import DatasetError, JobError, one_line
 from idiolect.files import folder_bytes, free_bytes
 from idiolect.whisper import special_tokens
 from training.decode import load_model
@@ -190,7 +190,7 @@ def _examples(
         try:
             (select if source.select else train).append(make(source.name, source.pcm, source.text, source.language))
         except DatasetError as error:
-            skipped.append(f"{source.name}: {error.told}")
+            skipped.append(f"{source.name}: {one_line(error)}")
         reporter.progress(done + 1, len(sources), "clips")
     if cache:
         cache.trim()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daemon.intake.reading import READY_LINE, ReadClip, Reading, Request, Sound, State
-from idiolect.errors import AudioError, DatasetError, UnfinishedAudio
+from idiolect.errors import AudioError, DatasetError, UnfinishedAudio, one_line
 from idiolect.whisper import MAX_S
 from training.audio import MIN_S, decode, decode_spans, duration_s, has_open_end, pcm_sha256
 from training.clips import Clip, clips_of, find_texts, missing_text
@@ -153,7 +153,7 @@ def _not_a_file(kind: int) -> str:
 
 def _plain(error: AudioError | DatasetError, path: Path) -> str:
     """One line, without the path that stands beside it in every listing."""
-    return error.told.removeprefix(f"{path}: ").removeprefix(f"{path.parent}{os.sep}")
+    return one_line(error).removeprefix(f"{path}: ").removeprefix(f"{path.parent}{os.sep}")
 
 
 def _limit_self() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from daemon.work.finished import finished, forget, is_noted, note, recipe
 from idiolect.child import Reporter, collect_rarely
-from idiolect.errors import AudioError, DatasetError, IdiolectError, UsageError
+from idiolect.errors import AudioError, DatasetError, UsageError, one_line
 from idiolect.transcriber import DecodingOptions, Transcriber, Transcription
 from training import base_models
 
@@ -329,7 +329,7 @@ def _decoded(clips: Sequence[Clip], reporter: Reporter, left_out: _LeftOut) -> I
         try:
             yield clip, decode(clip.path, clip.start_s, clip.end_s)
         except (AudioError, OSError) as error:
-            left_out(clip.path, error.told if isinstance(error, IdiolectError) else str(error), _at(clip))
+            left_out(clip.path, one_line(error), _at(clip))
         reporter.progress(done + 1, len(clips), "clips")
 
 
@@ -344,7 +344,7 @@ def _evaluation_clips(
         try:
             check_audible(pcm)
         except DatasetError as error:
-            left_out(clip.path, error.told, _at(clip))
+            left_out(clip.path, one_line(error), _at(clip))
         else:
             found.append(EvaluationClip(_name(clip, folder), pcm, clip.text, clip.language or ""))
     return found

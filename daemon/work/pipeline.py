@@ -33,7 +33,7 @@ from daemon.work.spec import (
     load_spec,
 )
 from idiolect.child import Reporter, run_child
-from idiolect.errors import AudioError, DatasetError, IdiolectError, JobError
+from idiolect.errors import AudioError, DatasetError, JobError, one_line
 from idiolect.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -171,8 +171,7 @@ class _Pipeline:
             except (AudioError, DatasetError, OSError) as error:
                 if not clip.path.exists():
                     self._missing.append(clip.pcm_sha256)
-                reason = error.told if isinstance(error, IdiolectError) else str(error)
-                self._unreadable.append(f"{clip.path.name}: {reason.removeprefix(f'{clip.path}: ')}")
+                self._unreadable.append(f"{clip.path.name}: {one_line(error).removeprefix(f'{clip.path}: ')}")
                 self.reporter.warning(f"left out {self._unreadable[-1]}")
             else:
                 kept.append(clip)
@@ -201,7 +200,7 @@ class _Pipeline:
     def _artifact(self, profile: Mapping[str, Any], clips: Sequence[EvaluationClip]) -> ArtifactResult:
         """One profile's file, made and heard in its own runtime; an error is a result, the other profiles go on."""
         from device_profiles import Profile
-        from idiolect.errors import JobStopped
+        from idiolect.errors import IdiolectError, JobStopped
 
         wanted = Profile.model_validate(profile)
         about: dict[str, Any] = {"profile": wanted.name, "format": wanted.format, "quantization": wanted.quantization}

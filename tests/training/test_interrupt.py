@@ -124,26 +124,18 @@ def test_a_checkpoint_that_lacks_a_part_gives_way_too(nano: Path, tmp_path: Path
     assert values(heard, "continued_at_step") == [3]
 
 
-def test_the_newest_checkpoint_counts_between_its_two_renames(nano: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["next", ".next.0123abcd.old"])
+def test_what_a_kill_left_between_two_renames_counts(nano: Path, tmp_path: Path, name: str) -> None:
     few = dataclasses.replace(SETTINGS, max_steps=4)
     _stopped_at(nano, tmp_path / "me", 3, few)
     latest = state(tmp_path / "me") / "latest"
-    latest.rename(latest.with_name("next"))
-    heard: list[Message] = []
-    train(nano, tmp_path / "me", few, heard)
-    assert values(heard, "continued_at_step") == [3]
-    assert not warnings(heard)
-
-
-def test_what_a_kill_left_between_two_renames_is_put_back(nano: Path, tmp_path: Path) -> None:
-    few = dataclasses.replace(SETTINGS, max_steps=4)
-    _stopped_at(nano, tmp_path / "me", 3, few)
-    latest = state(tmp_path / "me") / "latest"
-    latest.rename(latest.with_name(".next.0123abcd.old"))
+    latest.rename(latest.with_name(name))
     heard: list[Message] = []
     _stopped_at(nano, tmp_path / "me", 4, few, heard)
-    assert values(heard, "continued_at_step") == [3]
     assert not list(latest.parent.glob(".*"))
+    train(nano, tmp_path / "me", few, heard)
+    assert values(heard, "continued_at_step") == [3, 4]
+    assert not warnings(heard)
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_kept(
